@@ -1,0 +1,7 @@
+//! Rings as both sides see them, and what every backend shares: guest memory from descriptors, the split
+//! queue, adaptive polling, the inflight region, the vhost-user session.
+
+pub mod device;
+pub mod inflight;
+pub mod memory;
+pub mod queue;

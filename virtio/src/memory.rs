@@ -1,0 +1,4 @@
+//! placeholder, filled by its owner
+/// Guest memory.
+#[derive(Debug)]
+pub struct Memory;
