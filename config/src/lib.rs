@@ -1,1 +1,45 @@
-//! config
+//! What a machine is.
+//!
+//! Owns the machine file: its keys ([`MachineFile`], as written in TOML, JSON or command-line flags), the
+//! rules they obey, and the checked [`Machine`] the other rooms work with. The launcher reads and merges, the
+//! vmm reads what the launcher hands it, both through the same code. Refuses: unknown keys (naming the
+//! nearest), values outside what is allowed (naming key, value and range), names that could leave a folder.
+//!
+//! ```text
+//!  machine.toml ─┐
+//!  JSON         ─┼─> MachineFile ──check──> Machine ──Serialize──> JSON for the vmm
+//!  flags        ─┘   (as written)          (cannot be invalid)
+//! ```
+//!
+//! Nothing here looks at the host: whether a kernel exists or a tap is there is for those who open them.
+
+mod check;
+mod compact;
+mod entry;
+mod error;
+mod file;
+mod kind;
+mod mac;
+mod machine;
+mod name;
+mod node;
+mod size;
+mod write;
+
+#[cfg(test)]
+mod check_test;
+#[cfg(test)]
+mod file_test;
+#[cfg(test)]
+mod size_test;
+
+pub use entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
+pub use error::{ConfigError, nearest};
+pub use file::{MachineFile, json_schema};
+pub use kind::{device_id_of, device_name_of, known_device_types};
+pub use mac::Mac;
+pub use machine::{
+    Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Serial, Vcpu,
+};
+pub use name::{DeviceId, Name};
+pub use size::{NumberOrText, Size};

@@ -1,0 +1,113 @@
+//! The tables of the machine file as they are written: one per disk, NIC, other device, and for the vCPUs.
+//! Nothing is checked here but the types; see [`crate::check`].
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::compact;
+use crate::error::ConfigError;
+use crate::size::NumberOrText;
+
+/// A disk: an image served by an own vhost-blk process, or a vhost-user socket somebody else serves.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskEntry {
+    /// The image file or block device. Give either `path` or `socket`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The socket of a running vhost-user-blk backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// `raw` (the default) or `qcow2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["raw", "qcow2"]))]
+    pub format: Option<String>,
+    /// The guest cannot write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readonly: Option<bool>,
+    /// What the guest finds in /sys/block/vdX/serial: 1 to 20 printable ASCII characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub serial: Option<String>,
+    /// Queues, 1 to 64; default: one per vCPU up to 8 for an image, all the backend has for a socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub queues: Option<i64>,
+    /// The disk's name within the machine; default `disk0`, `disk1`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// A NIC: a tap served by an own vhost-net process, or a vhost-user socket somebody else serves.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetEntry {
+    /// The tap interface, which exists already. Give either `tap` or `socket`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// The socket of a running vhost-user-net backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// The guest's Ethernet address; default: made from the machine's name and the NIC's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Queue pairs, 1 to 32; default 1. More than one needs a tap made with `multi_queue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 32))]
+    pub queues: Option<i64>,
+    /// The NIC's name within the machine; default `net0`, `net1`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// Any other vhost-user device.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceEntry {
+    /// The socket of a running vhost-user backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// The virtio device type: a name (`rng`, `fs`, `vsock`, ...) or its number.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<NumberOrText>,
+    /// Queues, 1 to 64; default: all the backend has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub queues: Option<i64>,
+    /// The device's name within the machine; default `dev0`, `dev1`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// How the vCPUs are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VcpuEntry {
+    /// The guest may run KVM guests of its own where the host allows it; default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nested: Option<bool>,
+}
+
+impl VcpuEntry {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+macro_rules! from_flag {
+    ($($entry:ty),*) => {$(
+        impl $entry {
+            /// Reads a flag's compact text, e.g. `path=disk.img,readonly`. A word alone means `=true`, a
+            /// doubled comma is one comma of the value.
+            ///
+            /// # Errors
+            /// [`ConfigError`] naming the key and what is allowed.
+            pub fn from_flag(text: &str) -> Result<Self, ConfigError> {
+                compact::parse(text)
+            }
+        }
+    )*};
+}
+from_flag!(DiskEntry, NetEntry, DeviceEntry, VcpuEntry);

@@ -1,0 +1,86 @@
+//! From the checked machine back to the file, with every default written out: what the launcher hands the vmm.
+
+use std::path::Path;
+
+use crate::entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
+use crate::file::MachineFile;
+use crate::kind::device_name_of;
+use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine, Net, NetSource};
+use crate::size::{NumberOrText, Size, write_duration};
+
+impl From<Machine> for MachineFile {
+    fn from(machine: Machine) -> Self {
+        Self {
+            name: Some(machine.name.to_string()),
+            kernel: Some(machine.kernel),
+            initrd: machine.initrd,
+            cmdline: Some(machine.cmdline),
+            cpus: Some(machine.cpus.into()),
+            memory: Some(NumberOrText::Text(Size(machine.memory.size).to_string())),
+            disk: machine.disks.into_iter().map(DiskEntry::from).collect(),
+            net: machine.nets.into_iter().map(NetEntry::from).collect(),
+            device: machine.devices.into_iter().map(DeviceEntry::from).collect(),
+            console: Some(machine.console.to_text()),
+            serial: Some(machine.serial.to_text()),
+            no_reboot: Some(machine.no_reboot),
+            sandbox: Some(machine.sandbox),
+            stop_timeout: Some(write_duration(machine.stop_timeout)),
+            hugetlbfs: machine.memory.hugetlbfs,
+            prefault: Some(machine.memory.prefault),
+            vcpu: VcpuEntry { nested: Some(machine.vcpu.nested) },
+        }
+    }
+}
+
+impl From<Disk> for DiskEntry {
+    fn from(disk: Disk) -> Self {
+        let common =
+            Self { id: Some(disk.id.to_string()), queues: disk.queues.map(i64::from), ..Self::default() };
+        match disk.source {
+            DiskSource::Socket(path) => Self { socket: Some(path), ..common },
+            DiskSource::File { path, format, readonly, serial } => Self {
+                path: Some(path),
+                format: Some(format.as_str().to_owned()),
+                readonly: Some(readonly),
+                serial,
+                ..common
+            },
+        }
+    }
+}
+
+impl From<Net> for NetEntry {
+    fn from(net: Net) -> Self {
+        let common =
+            Self { id: Some(net.id.to_string()), queues: net.queues.map(i64::from), ..Self::default() };
+        match net.source {
+            NetSource::Socket(path) => Self { socket: Some(path), ..common },
+            NetSource::Tap { name, mac } => Self { tap: Some(name), mac: Some(mac.to_string()), ..common },
+        }
+    }
+}
+
+impl From<GenericDevice> for DeviceEntry {
+    fn from(device: GenericDevice) -> Self {
+        let kind = device_name_of(device.device_id)
+            .map_or_else(|| NumberOrText::Number(device.device_id.into()), NumberOrText::from);
+        Self {
+            socket: Some(device.socket),
+            kind: Some(kind),
+            queues: device.queues.map(i64::from),
+            id: Some(device.id.to_string()),
+        }
+    }
+}
+
+impl Console {
+    /// The file's text for it: `stdio`, `off`, `pty` or `file=PATH`.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Off => "off".to_owned(),
+            Self::Stdio => "stdio".to_owned(),
+            Self::Pty => "pty".to_owned(),
+            Self::File(path) => format!("file={}", Path::display(path)),
+        }
+    }
+}
