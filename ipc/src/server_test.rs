@@ -1,0 +1,297 @@
+//! The interface over real sockets: our client, raw frames as any other client sends them, and clients that
+//! mean no good.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    Client, ClientError, Control, DeviceState, DeviceStatus, Limits, MachineState, Refused, Statistics,
+    Status, VcpuStatistics, serve_with,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Fake {
+    paused: AtomicBool,
+    quits: AtomicU32,
+}
+
+impl Control for Fake {
+    fn status(&self) -> Status {
+        let paused = self.paused.load(Ordering::SeqCst);
+        Status {
+            name: "fake".into(),
+            state: if paused { MachineState::Paused } else { MachineState::Running },
+            cpus: 2,
+            memory_bytes: 512 << 20,
+            memory_backing: "memfd".into(),
+            reboots: 0,
+            devices: vec![DeviceStatus {
+                id: "disk0".into(),
+                kind: "block".into(),
+                state: DeviceState::Connected,
+                queues: 2,
+            }],
+        }
+    }
+    fn pause(&self) -> Result<(), Refused> {
+        self.paused.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+    fn resume(&self) -> Result<(), Refused> {
+        self.paused.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+    fn power_off(&self) -> Result<(), Refused> {
+        Err(Refused::new("the guest has not booted"))
+    }
+    fn reboot(&self) -> Result<(), Refused> {
+        Ok(())
+    }
+    fn quit(&self) -> Result<(), Refused> {
+        self.quits.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    fn console(&self) -> Result<OwnedFd, Refused> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&ours).write_all(b"login: ").unwrap();
+        drop(ours);
+        Ok(theirs.into())
+    }
+    fn statistics(&self) -> Statistics {
+        let counters = [("exits".to_owned(), 17)].into();
+        Statistics { vcpus: vec![VcpuStatistics { index: 0, counters }], ..Statistics::default() }
+    }
+}
+
+struct Served {
+    path: PathBuf,
+    control: Arc<Fake>,
+    _folder: tempfile::TempDir,
+}
+
+/// Serves a fake machine from a thread of its own for as long as the test process lives.
+fn served(limits: Limits) -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let control = Arc::new(Fake::default());
+    let answering = Arc::clone(&control);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(serve_with(listener, answering, limits)).unwrap();
+    });
+    Served { path, control, _folder: folder }
+}
+
+fn connected(served: &Served) -> UnixStream {
+    let stream = UnixStream::connect(&served.path).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.set_write_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+fn send(stream: &mut UnixStream, call: &Value) {
+    let mut frame = call.to_string().into_bytes();
+    frame.push(0);
+    stream.write_all(&frame).unwrap();
+}
+
+fn receive(stream: &mut UnixStream) -> Value {
+    let mut frame = Vec::new();
+    let mut byte = [0];
+    loop {
+        stream.read_exact(&mut byte).unwrap();
+        if byte == [0] {
+            return serde_json::from_slice(&frame).unwrap();
+        }
+        frame.extend(byte);
+    }
+}
+
+fn call(stream: &mut UnixStream, method: &str, parameters: Value) -> Value {
+    send(stream, &json!({"method": method, "parameters": parameters}));
+    receive(stream)
+}
+
+/// The peer closed: end of file, or a reset when it left bytes of ours unread.
+fn closed(stream: &mut UnixStream) -> bool {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn the_client_gets_what_the_machine_says() {
+    let served = served(Limits::default());
+    block_on(async {
+        let mut client = Client::connect(&served.path, LONG).await.unwrap();
+        let status = client.status().await.unwrap();
+        assert_eq!(status, served.control.status());
+        client.pause().await.unwrap();
+        assert_eq!(client.status().await.unwrap().state, MachineState::Paused);
+        client.resume().await.unwrap();
+        client.reboot().await.unwrap();
+        assert_eq!(client.statistics().await.unwrap(), served.control.statistics());
+        let refused = client.power_off().await.unwrap_err();
+        assert!(matches!(&refused, ClientError::NotPossible(reason) if reason == "the guest has not booted"));
+        client.quit().await.unwrap();
+        assert_eq!(served.control.quits.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn the_console_comes_as_a_descriptor() {
+    let served = served(Limits::default());
+    let descriptor = block_on(async {
+        let mut client = Client::connect(&served.path, LONG).await.unwrap();
+        client.console().await.unwrap()
+    });
+    let mut text = String::new();
+    UnixStream::from(descriptor).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "login: ");
+}
+
+#[test]
+fn any_varlink_client_finds_the_interface() {
+    let served = served(Limits::default());
+    let mut stream = connected(&served);
+    let info = call(&mut stream, "org.varlink.service.GetInfo", json!({}));
+    let parameters = &info["parameters"];
+    assert_eq!(parameters["vendor"], "Strata");
+    assert_eq!(parameters["interfaces"], json!(["io.strata.Machine", "org.varlink.service"]));
+
+    let name = json!({"interface": "io.strata.Machine"});
+    let reply = call(&mut stream, "org.varlink.service.GetInterfaceDescription", name);
+    let description = reply["parameters"]["description"].as_str().unwrap();
+    assert!(description.starts_with("interface io.strata.Machine"), "{description}");
+    for line in [
+        "method GetStatus() -> (",
+        "method GetStatistics() -> (",
+        "method Pause() -> ()",
+        "method Resume() -> ()",
+        "method PowerOff() -> ()",
+        "method Reboot() -> ()",
+        "method Quit() -> ()",
+        "method Console() -> (descriptor: int)",
+        "error NotPossible (reason: string)",
+        "type MachineState (booting, running, paused, stopping)",
+    ] {
+        assert!(description.contains(line), "{line:?} is not in\n{description}");
+    }
+    let status = call(&mut stream, "io.strata.Machine.GetStatus", json!({}));
+    assert_eq!(status["parameters"]["state"], "running");
+    assert_eq!(status["parameters"]["devices"][0]["state"], "connected");
+    let refused = call(&mut stream, "io.strata.Machine.PowerOff", json!({}));
+    assert_eq!(refused["error"], "io.strata.Machine.NotPossible");
+    assert_eq!(refused["parameters"]["reason"], "the guest has not booted");
+}
+
+#[test]
+fn unknown_methods_get_an_error_and_the_connection_lives_on() {
+    let served = served(Limits::default());
+    let mut stream = connected(&served);
+    for method in ["io.strata.Machine.Explode", "org.example.Other.Method", "nonsense"] {
+        let reply = call(&mut stream, method, json!({}));
+        assert_eq!(reply["error"], "org.varlink.service.MethodNotFound", "{method}: {reply}");
+    }
+    let unknown = json!({"interface": "org.example.Other"});
+    let reply = call(&mut stream, "org.varlink.service.GetInterfaceDescription", unknown);
+    assert_eq!(reply["error"], "org.varlink.service.InterfaceNotFound", "{reply}");
+    let status = call(&mut stream, "io.strata.Machine.GetStatus", json!({}));
+    assert_eq!(status["parameters"]["name"], "fake");
+}
+
+#[test]
+fn malformed_bytes_cost_only_their_own_connection() {
+    let served = served(Limits::default());
+    let mut bystander = connected(&served);
+    let deep = "[".repeat(50_000);
+    for bytes in [
+        &b"\0"[..],
+        b"not json\0",
+        b"{\"method\":\0",
+        b"\xff\xfe\xfd\0",
+        b"{}\0",
+        b"[]\0",
+        b"{\"method\": 7}\0",
+        b"{\"method\":\"io.strata.Machine.Pause\"} trailing\0",
+        deep.as_bytes(),
+    ] {
+        let mut stream = connected(&served);
+        stream.write_all(bytes).unwrap();
+        stream.write_all(b"\0").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(closed(&mut stream), "{bytes:?}");
+        let status = call(&mut bystander, "io.strata.Machine.GetStatus", json!({}));
+        assert_eq!(status["parameters"]["name"], "fake");
+    }
+}
+
+#[test]
+fn a_message_without_an_end_is_cut_off() {
+    let served = served(Limits { message: 4096, ..Limits::default() });
+    let mut stream = connected(&served);
+    // Far more than the limit and the socket's buffer: the write fails once the server has closed.
+    let cut = (0..10_000).any(|_| stream.write_all(&[b'x'; 4096]).is_err());
+    assert!(cut, "40 MB of an endless message were taken");
+    let mut next = connected(&served);
+    let status = call(&mut next, "io.strata.Machine.GetStatus", json!({}));
+    assert_eq!(status["parameters"]["name"], "fake");
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_nobody_and_is_dropped() {
+    let served = served(Limits { write: Duration::from_millis(200), ..Limits::default() });
+    let mut greedy = connected(&served);
+    let mut frame = json!({"method": "io.strata.Machine.GetStatus"}).to_string().into_bytes();
+    frame.push(0);
+    let dropped = (0..1_000_000).any(|_| greedy.write_all(&frame).is_err());
+    assert!(dropped);
+    let mut other = connected(&served);
+    let status = call(&mut other, "io.strata.Machine.GetStatus", json!({}));
+    assert_eq!(status["parameters"]["name"], "fake");
+}
+
+#[test]
+fn connections_are_bounded_and_idle_ones_make_room() {
+    let served = served(Limits { connections: 2, idle: Duration::from_millis(300), ..Limits::default() });
+    let _idle: Vec<UnixStream> = (0..5).map(|_| connected(&served)).collect();
+    // The five before it are served and dropped two by two; then it is this one's turn.
+    let mut last = connected(&served);
+    let status = call(&mut last, "io.strata.Machine.GetStatus", json!({}));
+    assert_eq!(status["parameters"]["name"], "fake");
+}
+
+#[test]
+fn nobody_at_the_socket_is_said_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = block_on(Client::connect(&folder.path().join("none.sock"), LONG)).unwrap_err();
+    assert!(error.to_string().starts_with("no machine answers at "), "{error}");
+}
+
+#[test]
+fn a_machine_that_does_not_answer_is_given_up_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deaf.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let error = block_on(async {
+        let mut client = Client::connect(&path, Duration::from_millis(100)).await.unwrap();
+        client.status().await.unwrap_err()
+    });
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+}

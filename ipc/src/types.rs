@@ -1,0 +1,178 @@
+//! What goes over the wire, and what a machine must be able to answer.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+use zlink::introspect;
+
+/// What a machine answers. The vmm implements it.
+///
+/// The calls come from the one thread that runs [`crate::serve`], one at a time: each returns at once or within
+/// the few milliseconds a vCPU takes to leave the guest, and none may wait for the guest's consent.
+pub trait Control: Send + Sync + 'static {
+    /// What the machine is and how it does.
+    fn status(&self) -> Status;
+    /// Stops the vCPUs. Pausing a paused machine is fine.
+    ///
+    /// # Errors
+    /// [`Refused`] while the machine boots or ends.
+    fn pause(&self) -> Result<(), Refused>;
+    /// Lets the vCPUs run. Resuming a running machine is fine.
+    ///
+    /// # Errors
+    /// [`Refused`] while the machine boots or ends.
+    fn resume(&self) -> Result<(), Refused>;
+    /// Presses the ACPI power button; does not wait for the guest.
+    ///
+    /// # Errors
+    /// [`Refused`] when there is no guest to press it for.
+    fn power_off(&self) -> Result<(), Refused>;
+    /// Resets the machine, as the guest itself could.
+    ///
+    /// # Errors
+    /// [`Refused`] while the machine ends.
+    fn reboot(&self) -> Result<(), Refused>;
+    /// Ends the machine now; the reply goes out before the process ends if it can.
+    ///
+    /// # Errors
+    /// [`Refused`], if ever.
+    fn quit(&self) -> Result<(), Refused>;
+    /// One end of a stream socket whose other end is attached to the console, beside whoever else is.
+    ///
+    /// # Errors
+    /// [`Refused`] when the machine has no console or too many are attached.
+    fn console(&self) -> Result<OwnedFd, Refused>;
+    /// Counters since the start.
+    fn statistics(&self) -> Statistics;
+}
+
+/// Why a machine does not do what it was asked, for a person to read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+impl Refused {
+    /// From what is in the way.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// What a machine is and how it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
+pub struct Status {
+    /// The machine's name.
+    pub name: String,
+    /// What it is doing.
+    pub state: MachineState,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// What guest memory is made of, e.g. `tmpfs, huge pages` or `hugetlbfs, 2 MiB`.
+    pub memory_backing: String,
+    /// How often the guest rebooted.
+    pub reboots: u64,
+    /// The devices, in the machine file's order.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// What a machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+#[serde(rename_all = "lowercase")]
+#[zlink(rename_all = "lowercase")]
+pub enum MachineState {
+    /// Not yet running a guest.
+    Booting,
+    /// The vCPUs run.
+    Running,
+    /// The vCPUs stand.
+    Paused,
+    /// On the way out.
+    Stopping,
+}
+
+impl MachineState {
+    /// The state's word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// A device as the vmm sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+pub struct DeviceStatus {
+    /// Its id in the machine file.
+    pub id: String,
+    /// Its virtio type: `block`, `net`, `console`, ... or a number.
+    pub kind: String,
+    /// Whether its backend is there.
+    pub state: DeviceState,
+    /// Queues it offers to the guest.
+    pub queues: u32,
+}
+
+/// Whether a device's backend is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+#[serde(rename_all = "lowercase")]
+#[zlink(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// The backend serves.
+    Connected,
+    /// The backend went away; it is waited for and its requests with it.
+    Lost,
+    /// The backend has not answered yet.
+    Waiting,
+    /// The device needs no other process.
+    Internal,
+}
+
+impl DeviceState {
+    /// The state's word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Lost => "lost",
+            Self::Waiting => "waiting",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Counters by name. Names are stable: `exits`, `exits_io`, `exits_mmio`, `halts`, ...
+pub type Counters = BTreeMap<String, u64>;
+
+/// Counters since the machine's start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
+pub struct Statistics {
+    /// Of the machine as a whole.
+    pub vm: Counters,
+    /// Of each vCPU.
+    pub vcpus: Vec<VcpuStatistics>,
+    /// Of each device.
+    pub devices: Vec<DeviceStatistics>,
+}
+
+/// Counters of one vCPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+pub struct VcpuStatistics {
+    /// Its number, from 0.
+    pub index: u32,
+    /// Its counters.
+    pub counters: Counters,
+}
+
+/// Counters of one device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+pub struct DeviceStatistics {
+    /// Its id in the machine file.
+    pub id: String,
+    /// Its counters.
+    pub counters: Counters,
+}
