@@ -1,7 +1,11 @@
 //! Rings as both sides see them, and what every backend shares: guest memory from descriptors, the split
 //! queue, adaptive polling, the inflight region, the vhost-user session.
 
+pub mod chain;
 pub mod device;
 pub mod inflight;
+pub mod limit;
 pub mod memory;
 pub mod queue;
+mod ring;
+pub mod spec;
