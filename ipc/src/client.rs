@@ -80,7 +80,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn pause(&mut self) -> Result<(), ClientError> {
-        answer(self.limit, self.connection.pause()).await
+        answer(self.limit, self.connection.pause()).await.map(drop)
     }
 
     /// Lets the vCPUs run.
@@ -88,7 +88,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn resume(&mut self) -> Result<(), ClientError> {
-        answer(self.limit, self.connection.resume()).await
+        answer(self.limit, self.connection.resume()).await.map(drop)
     }
 
     /// Presses the ACPI power button.
@@ -96,7 +96,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn power_off(&mut self) -> Result<(), ClientError> {
-        answer(self.limit, self.connection.power_off()).await
+        answer(self.limit, self.connection.power_off()).await.map(drop)
     }
 
     /// Resets the machine.
@@ -104,7 +104,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn reboot(&mut self) -> Result<(), ClientError> {
-        answer(self.limit, self.connection.reboot()).await
+        answer(self.limit, self.connection.reboot()).await.map(drop)
     }
 
     /// Ends the machine now.
@@ -112,7 +112,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn quit(&mut self) -> Result<(), ClientError> {
-        answer(self.limit, self.connection.quit()).await
+        answer(self.limit, self.connection.quit()).await.map(drop)
     }
 
     /// A stream socket attached to the machine's console.

@@ -16,7 +16,7 @@ mod types;
 mod server_test;
 
 pub use client::{Client, ClientError};
-pub use interface::INTERFACE;
+pub use interface::{DESCRIPTION, INTERFACE};
 pub use server::{Limits, serve, serve_with};
 pub use types::{
     Control, Counters, DeviceState, DeviceStatistics, DeviceStatus, MachineState, Refused, Statistics,

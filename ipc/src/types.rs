@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
-use zlink::introspect;
 
 /// What a machine answers. The vmm implements it.
 ///
@@ -60,7 +59,7 @@ impl Refused {
 }
 
 /// What a machine is and how it does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The machine's name.
     pub name: String,
@@ -79,9 +78,8 @@ pub struct Status {
 }
 
 /// What a machine is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[zlink(rename_all = "lowercase")]
 pub enum MachineState {
     /// Not yet running a guest.
     Booting,
@@ -106,7 +104,7 @@ impl MachineState {
 }
 
 /// A device as the vmm sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
     /// Its id in the machine file.
     pub id: String,
@@ -119,9 +117,8 @@ pub struct DeviceStatus {
 }
 
 /// Whether a device's backend is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[zlink(rename_all = "lowercase")]
 pub enum DeviceState {
     /// The backend serves.
     Connected,
@@ -149,7 +146,7 @@ impl DeviceState {
 pub type Counters = BTreeMap<String, u64>;
 
 /// Counters since the machine's start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statistics {
     /// Of the machine as a whole.
     pub vm: Counters,
@@ -160,7 +157,7 @@ pub struct Statistics {
 }
 
 /// Counters of one vCPU.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuStatistics {
     /// Its number, from 0.
     pub index: u32,
@@ -169,7 +166,7 @@ pub struct VcpuStatistics {
 }
 
 /// Counters of one device.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, introspect::CustomType)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatistics {
     /// Its id in the machine file.
     pub id: String,
