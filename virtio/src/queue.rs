@@ -342,6 +342,13 @@ impl Queue {
         self.ring.size()
     }
 
+    /// Elements pushed and not published.
+    #[inline]
+    #[must_use]
+    pub fn unpublished(&self) -> u16 {
+        self.next_used.wrapping_sub(self.shown_used)
+    }
+
     /// Requests taken and not pushed.
     #[inline]
     #[must_use]

@@ -1,0 +1,202 @@
+//! How a queue's thread waits: first by looking, for a bounded time that tunes itself, then asleep.
+//!
+//! [`Poller`] decides how long looking is worth it, [`Wait`] is the sleep. Called by [`crate::worker`]; devices
+//! do not wait themselves. Polling pays while the next request comes sooner than a sleep and a wake-up would
+//! cost, and costs a whole processor when it does not, so the window follows what happened lately:
+//!
+//! ```text
+//!   woken soon after falling asleep (within the maximum)  -> longer: looking a bit more would have caught it
+//!   slept long                                            -> shorter, down to not looking at all
+//!   others want the processor (a yield came back late)    -> not at all, for a while
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// The first window after none, in nanoseconds.
+const START: u64 = 8_000;
+/// Looks at the ring between two looks at the clock.
+const LOOKS: u32 = 24;
+/// How often the processor is offered to others, in nanoseconds.
+const YIELD_EVERY: u64 = 4_000;
+/// A yield that takes longer than this has let someone else run, in nanoseconds.
+const LATE: u64 = 15_000;
+/// A sleep of this many maximal windows is idleness, not a gap.
+const IDLE: u64 = 64;
+
+/// How long a thread may look before it sleeps. Zero never looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PollLimit(pub Duration);
+
+impl Default for PollLimit {
+    fn default() -> Self {
+        Self(Duration::from_micros(50))
+    }
+}
+
+/// How a round of looking ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// There is work.
+    Hit,
+    /// There was none in the time allowed.
+    Miss,
+    /// Given up early, since others want the processor.
+    Contended,
+    /// Not tried: the window is zero.
+    Skipped,
+}
+
+/// The self-tuning window of one thread. Times in nanoseconds.
+#[derive(Debug)]
+pub struct Poller {
+    max: u64,
+    window: u64,
+    /// Sleeps to go before a window is opened again after contention.
+    rest: u32,
+    /// What `rest` is set to next time; doubles while contention lasts.
+    penalty: u32,
+}
+
+impl Poller {
+    /// Begins without looking; the first quick wake-up opens the window.
+    #[must_use]
+    pub fn new(limit: PollLimit) -> Self {
+        let max = u64::try_from(limit.0.as_nanos()).unwrap_or(u64::MAX).min(10_000_000);
+        Self { max, window: 0, rest: 0, penalty: 16 }
+    }
+
+    /// Looks until there is work or the window is over.
+    #[inline]
+    pub fn look(&mut self, mut has_work: impl FnMut() -> bool) -> Looked {
+        if self.window == 0 {
+            return Looked::Skipped;
+        }
+        let start = Instant::now();
+        let mut yielded = 0;
+        loop {
+            for _ in 0..LOOKS {
+                if has_work() {
+                    return Looked::Hit;
+                }
+                std::hint::spin_loop();
+            }
+            let elapsed = nanos(start);
+            if elapsed >= self.window {
+                return Looked::Miss;
+            }
+            if elapsed - yielded >= YIELD_EVERY {
+                std::thread::yield_now();
+                yielded = nanos(start);
+                if yielded - elapsed > LATE {
+                    self.contended();
+                    return Looked::Contended;
+                }
+            }
+        }
+    }
+
+    /// Tells how long the thread had nothing to do, from the start of looking to the wake-up.
+    pub fn idle_for(&mut self, gap: Duration) {
+        let gap = u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);
+        if self.rest > 0 {
+            self.rest -= 1;
+            return;
+        }
+        if gap <= self.max {
+            self.window = (self.window * 2).clamp(START.min(self.max), self.max);
+            self.penalty = (self.penalty / 2).max(16);
+        } else if gap >= self.max.saturating_mul(IDLE) {
+            self.window = 0;
+        } else {
+            self.window = if self.window / 2 < START { 0 } else { self.window / 2 };
+        }
+    }
+
+    fn contended(&mut self) {
+        self.window = 0;
+        self.rest = self.penalty;
+        self.penalty = (self.penalty * 2).min(4096);
+    }
+
+    /// How long the next round would look.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        Duration::from_nanos(self.window)
+    }
+}
+
+#[inline]
+fn nanos(since: Instant) -> u64 {
+    // A span of 584 years fits.
+    since.elapsed().as_nanos() as u64
+}
+
+/// The sleep: until one of its descriptors is signalled.
+///
+/// Descriptors are watched edge-triggered: an eventfd written again wakes again without being read, which saves
+/// a system call per wake-up. Whoever is woken therefore tries everything there is to do, until nothing is left.
+#[derive(Debug)]
+pub struct Wait {
+    epoll: Epoll,
+    events: [EpollEvent; 8],
+}
+
+impl Wait {
+    /// A sleep nothing ends yet.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn new() -> std::io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { epoll, events: [EpollEvent::empty(); 8] })
+    }
+
+    /// Wakes whenever `fd` becomes readable; `token` then names it. The descriptor stays open as long as this.
+    ///
+    /// # Errors
+    /// The descriptor cannot be waited for (a regular file).
+    pub fn add(&self, fd: BorrowedFd<'_>, token: u64) -> std::io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        Ok(self.epoll.add(fd, EpollEvent::new(flags, token))?)
+    }
+
+    /// No longer wakes for `fd`.
+    ///
+    /// # Errors
+    /// It was not added.
+    pub fn remove(&self, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(self.epoll.delete(fd)?)
+    }
+
+    /// Sleeps until something is signalled or the time is over; gives the tokens of what was. An
+    /// interruption by a signal counts as nothing.
+    ///
+    /// # Errors
+    /// The system's; none is known to happen.
+    #[inline]
+    pub fn sleep(&mut self, limit: Option<Duration>) -> std::io::Result<impl Iterator<Item = u64> + '_> {
+        let limit = match limit {
+            None => EpollTimeout::NONE,
+            Some(time) => EpollTimeout::try_from(time).unwrap_or(EpollTimeout::MAX),
+        };
+        let count = match self.epoll.wait(&mut self.events, limit) {
+            Ok(count) => count,
+            Err(nix::Error::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(self.events.iter().take(count).map(EpollEvent::data))
+    }
+}
+
+impl AsFd for Wait {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+#[path = "poller_test.rs"]
+mod poller_test;

@@ -1,0 +1,274 @@
+//! A thread that serves one queue, or the few queues that belong together (a receive and a transmit queue).
+//!
+//! Made and stopped by a device's `start_queue` and `stop_queue`; runs a [`Service`]. Between the two the
+//! control side shares nothing with the thread but a flag, an eventfd and counters: no lock.
+//!
+//! ```text
+//!        +--------------------------------------------- stop? --> drain, hand the service back
+//!        v                                            |
+//!     process --idle--> look --miss--> arm, look once more --none--> sleep on kicks, sources, stop
+//!        ^               |hit                 |work                    |
+//!        +---------------+--------------------+------------------------+
+//! ```
+//!
+//! A wake-up cannot be lost: kicks are asked for before the last look (virtio 1.2 section 2.7.10.1), and
+//! sources are watched edge-triggered from before the service last found them empty.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::poller::{Looked, PollLimit, Poller, Wait};
+use crate::vring::{Counter, QueueStats, Vring, signal};
+
+/// Whether a call of [`Service::process`] found something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It did; there may be more.
+    Worked,
+    /// There was nothing.
+    Idle,
+}
+
+/// What a worker runs. Every method is called on the worker's thread, except [`Service::sources`].
+pub trait Service: Send + 'static {
+    /// Does what can be done now, a bounded amount (a queue's worth): takes requests, starts and finishes them,
+    /// shows the answers. Never blocks. `Idle` only if every queue and every source has been found empty.
+    fn process(&mut self) -> Progress;
+
+    /// Whether `process` would find something: new requests, completions. Looked at over and over while
+    /// polling, so it only peeks at memory.
+    fn has_work(&mut self) -> bool;
+
+    /// No kicks are wanted for now ([`crate::queue::Queue::suppress_kicks`] of every queue).
+    fn suppress_kicks(&mut self);
+
+    /// Asks for kicks on every queue it wants to be woken for, then looks at the rings again: true if there is
+    /// work, and the worker will not sleep ([`crate::queue::Queue::arm_kicks`]).
+    fn prepare_sleep(&mut self) -> bool;
+
+    /// What ends a sleep: the queues' kicks and descriptors of the service's own (io_uring, tap). Asked once,
+    /// before the thread begins; the service keeps the descriptors open.
+    fn sources(&self) -> Vec<Source<'_>>;
+
+    /// Completes and shows every request taken, waiting for what is under way; takes no new one. Requests that
+    /// came out of an inflight region count as taken.
+    fn drain(&mut self);
+}
+
+/// Something that ends a worker's sleep.
+#[derive(Debug)]
+pub struct Source<'a> {
+    fd: Option<BorrowedFd<'a>>,
+    stats: Option<Arc<QueueStats>>,
+}
+
+impl<'a> Source<'a> {
+    /// A queue's kick. If it has none the worker never sleeps for long.
+    #[must_use]
+    pub fn kick(vring: &'a Vring) -> Self {
+        Self { fd: vring.kick(), stats: Some(Arc::clone(vring.stats())) }
+    }
+
+    /// A descriptor that becomes readable when there is work. Watched edge-triggered, never read by the worker.
+    #[must_use]
+    pub fn readable(fd: BorrowedFd<'a>) -> Self {
+        Self { fd: Some(fd), stats: None }
+    }
+}
+
+/// How a worker runs.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The thread's name; 15 bytes are seen in /proc.
+    pub name: String,
+    /// The processor to stay on.
+    pub cpu: Option<usize>,
+    /// How long to look before sleeping.
+    pub poll: PollLimit,
+}
+
+/// What a worker's thread did. Written by it alone.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    /// Rounds of looking that found work.
+    pub poll_hits: Counter,
+    /// Rounds that did not.
+    pub poll_misses: Counter,
+    /// Rounds given up because others wanted the processor.
+    pub poll_contended: Counter,
+    /// Sleeps.
+    pub sleeps: Counter,
+    /// Sleeps not taken because work came while kicks were being asked for.
+    pub near_misses: Counter,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    stats: WorkerStats,
+}
+
+/// A running worker. Dropping it stops it.
+#[derive(Debug)]
+pub struct Worker<S: Service> {
+    thread: Option<JoinHandle<S>>,
+    shared: Arc<Shared>,
+    wake: Arc<OwnedFd>,
+}
+
+/// How long a sleep is at most when a queue has no kick.
+const WITHOUT_KICK: Duration = Duration::from_millis(1);
+/// The stop eventfd's token; sources are numbered from 0.
+const STOP: u64 = u64::MAX;
+
+impl<S: Service> Worker<S> {
+    /// Starts a thread that serves `service`.
+    ///
+    /// # Errors
+    /// No thread or descriptor is left, or a source cannot be waited for. The service is dropped.
+    pub fn spawn(service: S, options: Options) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), stats: WorkerStats::default() });
+        let wake: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?.into();
+        let wake = Arc::new(wake);
+        let wait = Wait::new()?;
+        wait.add(wake.as_fd(), STOP)?;
+        let mut kicks = Vec::new();
+        let mut limit = None;
+        for (token, source) in service.sources().into_iter().enumerate() {
+            match source.fd {
+                Some(fd) => wait.add(fd, token as u64)?,
+                None => limit = Some(WITHOUT_KICK),
+            }
+            kicks.push(source.stats);
+        }
+        let run = Run {
+            service,
+            wait,
+            kicks,
+            limit,
+            shared: Arc::clone(&shared),
+            poller: Poller::new(options.poll),
+        };
+        let thread = std::thread::Builder::new().name(options.name).spawn(move || {
+            if let Some(cpu) = options.cpu {
+                pin(cpu);
+            }
+            run.run()
+        })?;
+        Ok(Self { thread: Some(thread), shared, wake })
+    }
+
+    /// Stops the thread: it completes what it has taken and gives the service back. `None` only if the service
+    /// panicked.
+    #[must_use]
+    pub fn stop(mut self) -> Option<S> {
+        self.halt()
+    }
+
+    fn halt(&mut self) -> Option<S> {
+        let thread = self.thread.take()?;
+        self.shared.stop.store(true, Ordering::Release);
+        signal(&self.wake);
+        thread.join().ok()
+    }
+
+    /// The thread's counters.
+    #[must_use]
+    pub fn stats(&self) -> &WorkerStats {
+        &self.shared.stats
+    }
+}
+
+impl<S: Service> Drop for Worker<S> {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+fn pin(cpu: usize) {
+    use nix::sched::{CpuSet, sched_setaffinity};
+    let mut set = CpuSet::new();
+    let pinned = set.set(cpu).and_then(|()| sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+    if let Err(error) = pinned {
+        tracing::warn!(cpu, %error, "a queue thread stays unpinned");
+    }
+}
+
+/// What the thread owns.
+struct Run<S> {
+    service: S,
+    wait: Wait,
+    kicks: Vec<Option<Arc<QueueStats>>>,
+    limit: Option<Duration>,
+    shared: Arc<Shared>,
+    poller: Poller,
+}
+
+impl<S: Service> Run<S> {
+    fn run(mut self) -> S {
+        self.service.suppress_kicks();
+        loop {
+            // At least once before the first look at the flag: what an inflight region holds is then taken, and
+            // drained, even if the queue is stopped at once.
+            let progress = self.service.process();
+            if self.shared.stop.load(Ordering::Acquire) {
+                break;
+            }
+            if progress == Progress::Idle && !self.idle() {
+                break;
+            }
+        }
+        self.service.drain();
+        self.service
+    }
+
+    /// Waits for something to do; false if waiting does not work.
+    fn idle(&mut self) -> bool {
+        let Self { service, shared, poller, .. } = self;
+        let stats = &shared.stats;
+        let looked = poller.look(|| service.has_work() || shared.stop.load(Ordering::Relaxed));
+        match looked {
+            Looked::Hit => {
+                stats.poll_hits.add(1);
+                return true;
+            }
+            Looked::Miss => stats.poll_misses.add(1),
+            Looked::Contended => stats.poll_contended.add(1),
+            Looked::Skipped => {}
+        }
+        if service.prepare_sleep() {
+            stats.near_misses.add(1);
+            service.suppress_kicks();
+            return true;
+        }
+        stats.sleeps.add(1);
+        let since = Instant::now();
+        let window = if looked == Looked::Miss { poller.window() } else { Duration::ZERO };
+        match self.wait.sleep(self.limit) {
+            Ok(woken) => {
+                for token in woken {
+                    let kick = usize::try_from(token).ok().and_then(|at| self.kicks.get(at));
+                    if let Some(Some(queue)) = kick {
+                        queue.kicks.add(1);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a queue thread cannot wait and ends");
+                return false;
+            }
+        }
+        self.poller.idle_for(window + since.elapsed());
+        self.service.suppress_kicks();
+        true
+    }
+}
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod worker_test;
