@@ -56,6 +56,8 @@ pub struct Vring {
     kick: Option<OwnedFd>,
     call: Option<OwnedFd>,
     err: Option<OwnedFd>,
+    /// Answers have been shown that the driver wants a call for.
+    owes_call: bool,
     stats: Arc<QueueStats>,
 }
 
@@ -75,7 +77,7 @@ impl Vring {
                 source,
             })?;
         }
-        Ok(Self { queue, index, kick, call, err, stats: Arc::default() })
+        Ok(Self { queue, index, kick, call, err, owes_call: false, stats: Arc::default() })
     }
 
     /// Takes the next request that makes sense; false if there is none. Others are answered on the way, which
@@ -134,20 +136,30 @@ impl Vring {
         self.queue.unpop(chain);
     }
 
-    /// Shows what has been answered and calls the driver if it wants that. Returns whether anything was shown.
+    /// Shows what has been answered and puts the call off to the next [`Vring::flush`]: within a batch, a
+    /// driver that polls goes on at once and one that sleeps is still woken once. Returns whether anything was
+    /// shown.
     #[inline]
-    pub fn flush(&mut self) -> bool {
+    pub fn show(&mut self) -> bool {
         let pending = self.queue.unpublished() > 0;
         if pending {
             self.stats.batches.add(1);
-            if self.queue.publish()
-                && let Some(call) = &self.call
-            {
-                self.stats.calls.add(1);
-                signal(call);
-            }
+            self.owes_call |= self.queue.publish();
         }
         pending
+    }
+
+    /// Shows what has been answered and calls the driver if it wants that. Returns whether anything was shown.
+    #[inline]
+    pub fn flush(&mut self) -> bool {
+        let shown = self.show();
+        if std::mem::take(&mut self.owes_call)
+            && let Some(call) = &self.call
+        {
+            self.stats.calls.add(1);
+            signal(call);
+        }
+        shown
     }
 
     /// The queue itself.
