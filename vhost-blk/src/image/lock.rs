@@ -1,0 +1,69 @@
+//! One writer, or any number of readers: open-file-description locks on the image.
+//!
+//! Such a lock (fcntl(2), "Open file description locks") lives exactly as long as the open file does, survives
+//! the fork into the sandbox, and is advisory: it keeps out those who ask. QEMU and Cloud Hypervisor ask, in
+//! their own ways, so the bytes are chosen to be understood by both:
+//!
+//! - A writer takes a write lock on the whole file. That conflicts with any lock of anybody.
+//! - A reader takes read locks on two bytes of QEMU's scheme (block/file-posix.c: byte 100+n is held by those
+//!   who use permission n, byte 200+n by those who do not share it; n = 0 reading, 1 writing): 100, "I read",
+//!   and 201, "nobody may write". It then looks whether somebody holds 101, "I write". Readers of Strata, QEMU
+//!   and Cloud Hypervisor (a read lock on the whole file) do not conflict with these.
+//!
+//! Called by [`super::Image::open`]. Refuses an image on a file system without locks.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::{ImageError, holder};
+
+const QEMU_READS: i64 = 100;
+const QEMU_WRITES: i64 = 101;
+const QEMU_DENIES_WRITES: i64 = 201;
+
+/// Takes the lock for as long as `file`'s open file description lives.
+pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), ImageError> {
+    let taken = if read_only {
+        set(file, libc::F_RDLCK, QEMU_READS, 1)
+            .and_then(|()| set(file, libc::F_RDLCK, QEMU_DENIES_WRITES, 1))
+            .and_then(|()| nobody_writes(file))
+    } else {
+        set(file, libc::F_WRLCK, 0, 0)
+    };
+    match taken {
+        Ok(()) => Ok(()),
+        Err(Errno::EAGAIN | Errno::EACCES) => {
+            Err(ImageError::InUse { path: path.to_owned(), read_only, holder: holder::describe(file) })
+        }
+        Err(errno) => Err(ImageError::Lock { path: path.to_owned(), source: io::Error::from(errno) }),
+    }
+}
+
+fn set(file: &File, kind: libc::c_int, start: i64, len: i64) -> Result<(), Errno> {
+    let range = range(kind, start, len);
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range)).map(drop)
+}
+
+/// A read lock of ours does not conflict with the read lock by which QEMU says that it writes: ask for it.
+fn nobody_writes(file: &File) -> Result<(), Errno> {
+    let mut found = range(libc::F_WRLCK, QEMU_WRITES, 1);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    // A read lock over the whole file is a reader that does not know QEMU's bytes (Cloud Hypervisor).
+    let whole_file_reader =
+        i32::from(found.l_type) == libc::F_RDLCK && found.l_start == 0 && found.l_len == 0;
+    if i32::from(found.l_type) == libc::F_UNLCK || whole_file_reader { Ok(()) } else { Err(Errno::EAGAIN) }
+}
+
+fn range(kind: libc::c_int, start: i64, len: i64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: len,
+        l_pid: 0,
+    }
+}
