@@ -180,6 +180,22 @@ impl Chain {
         Ok(())
     }
 
+    /// Copies back from the writable part, from `offset` on: what the device (or the kernel for it) put there.
+    /// The driver may have changed it since.
+    ///
+    /// # Errors
+    /// The part ends before `out` is full; nothing has been copied.
+    #[inline]
+    pub fn copy_back(&self, offset: usize, out: &mut [u8]) -> Result<(), Short> {
+        check(offset, out.len(), self.writable_len)?;
+        let mut rest = out;
+        pieces(&self.writable, offset, rest.len(), |piece| {
+            let copied = GuestSlice::from_io(piece).read(0, rest);
+            rest = std::mem::take(&mut rest).get_mut(copied..).unwrap_or_default();
+        });
+        Ok(())
+    }
+
     /// Sets `len` bytes of the writable part to zero, from `offset` on.
     ///
     /// # Errors
