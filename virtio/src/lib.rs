@@ -9,6 +9,7 @@ pub mod memory;
 pub mod poller;
 pub mod queue;
 mod ring;
+pub mod session;
 pub mod spec;
 pub mod vring;
 pub mod worker;
