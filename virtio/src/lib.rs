@@ -3,6 +3,8 @@
 
 pub mod chain;
 pub mod device;
+#[cfg(any(test, feature = "driver"))]
+pub mod driver;
 pub mod inflight;
 pub mod limit;
 pub mod memory;
