@@ -1,1 +1,50 @@
-fn main() {}
+//! The project's own commands: `cargo xtask demo | test | check | setup | rig`.
+
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use strata_rig::{Place, Rig, progress::say};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Strata's own commands", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install and download what tests and demo need (they do it themselves too)
+    Setup,
+    /// Run a shell command in the rig, a machine with KVM in software
+    Rig {
+        /// The command, given to bash in the clone's top folder
+        command: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let place = Place::of_this_clone();
+    match command {
+        Command::Setup => setup::run(&place).map(|()| ExitCode::SUCCESS),
+        Command::Rig { command } => {
+            setup::run(&place)?;
+            let out = strata_rig::machine::fresh_output(&place, "rig-out")?;
+            say(&format!("results written to /run/out are in {}", out.display()));
+            let status = Rig::from_environment(&place).run(&command, &out, &mut |line| println!("{line}"))?;
+            Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
+        }
+    }
+}
