@@ -1,1 +1,74 @@
-fn main() {}
+//! The `strata` command: reads the command line, does what it says, and ends with 0, 1 or 2.
+
+mod args;
+mod child;
+mod control;
+mod escape;
+mod list;
+mod orphans;
+mod plan;
+mod preflight;
+#[cfg(test)]
+mod preflight_test;
+mod programs;
+mod restarts;
+mod run;
+mod run_dir;
+#[cfg(test)]
+mod run_dir_test;
+mod say;
+mod shuttle;
+mod supervise;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command};
+use crate::say::say;
+
+/// The machine, or the command, failed.
+const FAILED: u8 = 1;
+/// The command line or the machine file is wrong.
+const WRONG: u8 = 2;
+
+fn main() -> ExitCode {
+    // clap ends the process itself, with 2, when the command line is wrong.
+    let command = Cli::parse().command;
+    let result = match command {
+        Command::Run(args) => {
+            let machine = match run::machine(*args) {
+                Ok(machine) => machine,
+                Err(error) => return fail(&error.into(), WRONG),
+            };
+            run::run(&machine)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "strata", &mut script);
+            say::print(&String::from_utf8_lossy(&script)).map_err(Into::into)
+        }
+        Command::Ps { output } => block_on(list::ps(output.output)),
+        Command::Status { name, output } => block_on(list::status(&name, output.output)),
+        Command::Console { name } => block_on(control::console(&name)),
+        Command::Stop(args) => block_on(control::stop(&args)),
+        Command::Pause { name } => block_on(control::pause(&name)),
+        Command::Resume { name } => block_on(control::resume(&name)),
+        Command::Reboot { name } => block_on(control::reboot(&name)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, FAILED),
+    }
+}
+
+fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// Prints the error with its causes, once.
+fn fail(error: &anyhow::Error, status: u8) -> ExitCode {
+    say(format_args!("strata: {error:#}"));
+    ExitCode::from(status)
+}

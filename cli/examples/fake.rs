@@ -1,0 +1,198 @@
+#![allow(unsafe_code)] // descriptors come by number
+#![allow(clippy::unwrap_used, clippy::panic)] // stands in for the other programs in tests only
+
+//! Stands in for vmm, vhost-blk and vhost-net in the launcher's tests, under whichever of these names it is
+//! called. How it behaves is in the environment:
+//!
+//! - `FAKE_VMM`: `serve` (the default), `deaf` (no power button), `fail:TEXT` (says TEXT, exit status 1),
+//!   `mute` (stays, but has no control socket).
+//! - `FAKE_BACKEND`: `serve` (the default), `fail:TEXT`, `flap` (serves a client, then exits with 3).
+//! - `FAKE_ARGS`: a folder to write the arguments to, one file per process.
+//! - `FAKE_GRANDCHILD`: the vmm starts a process of its own that would outlive it.
+
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use strata_config::{DiskSource, Machine, NetSource};
+use strata_ipc::{Control, DeviceState, DeviceStatus, MachineState, Refused, Statistics, Status};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let name = Path::new(args.first().unwrap()).file_name().unwrap().to_str().unwrap().to_owned();
+    if let Some(folder) = std::env::var_os("FAKE_ARGS") {
+        let file = PathBuf::from(folder).join(format!("{name}.{}", std::process::id()));
+        std::fs::write(file, args.get(1..).unwrap().join("\n")).unwrap();
+    }
+    let value = |key: &str| args.iter().skip_while(|arg| *arg != key).nth(1).cloned();
+    match name.as_str() {
+        "vmm" => {
+            vmm(&value("--machine").unwrap(), value("--run-dir").unwrap().as_ref(), value("--console-fd"))
+        }
+        _ => backend(value("--fd").unwrap().parse().unwrap()),
+    }
+}
+
+fn mode(variable: &str) -> String {
+    let mode = std::env::var(variable).unwrap_or_else(|_| "serve".to_owned());
+    if let Some(text) = mode.strip_prefix("fail:") {
+        eprintln!("{text}");
+        exit(1);
+    }
+    mode
+}
+
+fn backend(fd: i32) {
+    let mode = mode("FAKE_BACKEND");
+    // SAFETY: the launcher gave us this descriptor and nothing else here uses it.
+    let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    for client in listener.incoming() {
+        let mut client = client.unwrap();
+        client.write_all(b"k").unwrap();
+        if mode == "flap" {
+            // Until the vmm has noted that it was served.
+            let _ = client.read(&mut [0]);
+            eprintln!("\x1b[31mfake crash");
+            exit(3);
+        }
+        std::thread::spawn(move || while client.read(&mut [0]).is_ok_and(|bytes| bytes > 0) {});
+    }
+}
+
+struct Fake {
+    machine: Machine,
+    deaf: bool,
+    state: Mutex<MachineState>,
+    devices: Mutex<Vec<DeviceStatus>>,
+}
+
+fn exit_soon() {
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_millis(50));
+        exit(0);
+    });
+}
+
+impl Control for Fake {
+    fn status(&self) -> Status {
+        Status {
+            name: self.machine.name.to_string(),
+            state: *self.state.lock().unwrap(),
+            cpus: self.machine.cpus.into(),
+            memory_bytes: self.machine.memory.size,
+            memory_backing: "fake".into(),
+            reboots: 0,
+            devices: self.devices.lock().unwrap().clone(),
+        }
+    }
+    fn pause(&self) -> Result<(), Refused> {
+        *self.state.lock().unwrap() = MachineState::Paused;
+        Ok(())
+    }
+    fn resume(&self) -> Result<(), Refused> {
+        *self.state.lock().unwrap() = MachineState::Running;
+        Ok(())
+    }
+    fn power_off(&self) -> Result<(), Refused> {
+        if !self.deaf {
+            exit_soon();
+        }
+        Ok(())
+    }
+    fn reboot(&self) -> Result<(), Refused> {
+        Err(Refused::new("the fake does not reboot"))
+    }
+    fn quit(&self) -> Result<(), Refused> {
+        exit_soon();
+        Ok(())
+    }
+    fn console(&self) -> Result<OwnedFd, Refused> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || console(ours));
+        Ok(theirs.into())
+    }
+    fn statistics(&self) -> Statistics {
+        Statistics { vm: [("exits".to_owned(), 7)].into(), ..Statistics::default() }
+    }
+}
+
+/// Shouts back what is typed; ends the machine on `poweroff`.
+fn console(mut stream: UnixStream) {
+    stream.write_all(b"fake console\n").unwrap();
+    let mut typed = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).is_ok_and(|bytes| bytes > 0) {
+        if stream.write_all(&byte.map(|byte| byte.to_ascii_uppercase())).is_err() {
+            return;
+        }
+        typed.extend(byte);
+        if typed.ends_with(b"poweroff\n") {
+            exit(0);
+        }
+    }
+    // The end of the input is not the end of the machine.
+    loop {
+        std::thread::park();
+    }
+}
+
+fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
+    let mode = mode("FAKE_VMM");
+    if std::env::var_os("FAKE_GRANDCHILD").is_some() {
+        let mut command = Command::new("sleep");
+        let child = command.arg("1000").process_group(0).spawn().unwrap();
+        std::fs::write(run_dir.join("grandchild.pid"), child.id().to_string()).unwrap();
+    }
+    if mode == "mute" {
+        loop {
+            std::thread::park();
+        }
+    }
+    let machine = Machine::from_file(Path::new(machine)).unwrap();
+    let disks = machine.disks.iter().filter(|disk| matches!(disk.source, DiskSource::File { .. }));
+    let nets = machine.nets.iter().filter(|net| matches!(net.source, NetSource::Tap { .. }));
+    let ids = disks.map(|disk| (&disk.id, "block")).chain(nets.map(|net| (&net.id, "net")));
+    let devices: Vec<_> = ids
+        .map(|(id, kind)| DeviceStatus {
+            id: id.to_string(),
+            kind: kind.to_owned(),
+            state: DeviceState::Waiting,
+            queues: 1,
+        })
+        .collect();
+    let sockets: Vec<_> = devices.iter().map(|device| run_dir.join(format!("{}.sock", device.id))).collect();
+    let deaf = mode == "deaf";
+    let state = Mutex::new(MachineState::Running);
+    let fake = Arc::new(Fake { machine, deaf, state, devices: Mutex::new(devices) });
+    for (index, socket) in sockets.into_iter().enumerate() {
+        let fake = Arc::clone(&fake);
+        std::thread::spawn(move || frontend(&fake, index, &socket));
+    }
+    if let Some(fd) = console_fd {
+        // SAFETY: the launcher gave us this descriptor and nothing else here uses it.
+        let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd.parse().unwrap()) });
+        std::thread::spawn(move || console(stream));
+    }
+    let listener = UnixListener::bind(run_dir.join("control.sock")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(strata_ipc::serve(listener, fake)).unwrap();
+}
+
+/// Connects for ever; the backend says `k` when it serves.
+fn frontend(fake: &Fake, index: usize, socket: &Path) {
+    let set = |state| fake.devices.lock().unwrap().get_mut(index).unwrap().state = state;
+    loop {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        if stream.read(&mut [0]).is_ok_and(|bytes| bytes > 0) {
+            set(DeviceState::Connected);
+            let _ = stream.write_all(b"n");
+            let _ = stream.read(&mut [0]);
+            set(DeviceState::Lost);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+#![allow(unsafe_code)] // Command::pre_exec: what the child does between fork and exec
+
+//! One child process: how it is started, what it says, how it ends.
+//!
+//! Owns that a child dies with the launcher (PDEATHSIG), that the terminal's Ctrl-C does not reach it (a process
+//! group of its own), that it inherits exactly the descriptors it is told of, and that what it writes to standard
+//! error reaches ours line by line, with its name before it and without control characters.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getppid};
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::process::{ChildStderr, Command};
+use tokio::sync::mpsc;
+
+use crate::say::say;
+
+/// A line longer than this is cut: it is for people.
+const LONGEST_LINE: usize = 1024;
+
+/// What to start.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Its name in front of what it says: the device's id, or `vmm`.
+    pub(crate) id: String,
+    pub(crate) path: PathBuf,
+    pub(crate) args: Vec<String>,
+    /// Descriptors it gets, under the numbers they have here.
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+}
+
+impl Program {
+    /// The program's name without its folder.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+/// How a child ended.
+#[derive(Debug)]
+pub(crate) struct Death {
+    pub(crate) status: ExitStatus,
+    /// The last line it wrote to standard error.
+    pub(crate) last_words: Option<String>,
+}
+
+impl Death {
+    /// `exit status 1: LAST WORDS`, `killed by SIGSEGV`, ...
+    pub(crate) fn describe(&self) -> String {
+        let how = match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exit status {code}"),
+            (_, Some(number)) => match Signal::try_from(number) {
+                Ok(signal) => format!("killed by {signal}"),
+                Err(_) => format!("killed by signal {number}"),
+            },
+            _ => self.status.to_string(),
+        };
+        match &self.last_words {
+            Some(words) => format!("{how}: {words}"),
+            None => how,
+        }
+    }
+}
+
+/// A running child.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) pid: u32,
+    signals: mpsc::UnboundedSender<Signal>,
+}
+
+impl Running {
+    /// Sends a signal, if the child still lives. SIGKILL goes to its whole process group.
+    pub(crate) fn signal(&self, signal: Signal) {
+        // Through the task that reaps it: only that one knows that the pid is still the child's.
+        let _ = self.signals.send(signal);
+    }
+}
+
+/// Starts `program`; `died` is called with its end, once.
+///
+/// Call from the main thread only: PDEATHSIG follows the thread that forks.
+pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static) -> io::Result<Running> {
+    let mut command = Command::new(&program.path);
+    command.args(&program.args);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    let launcher = nix::unistd::getpid();
+    let descriptors: Vec<RawFd> = program.descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
+    // SAFETY: the closure runs in the forked child before exec and only makes system calls, none of which
+    // allocates or takes a lock.
+    unsafe {
+        command.pre_exec(move || prepare(launcher, &descriptors));
+    }
+    let mut child = command.spawn()?;
+    let pid = child.id().unwrap_or_default();
+    let last_words = Arc::new(Mutex::new(None));
+    let listener = child
+        .stderr
+        .take()
+        .map(|stderr| tokio::spawn(pass_on(program.id.clone(), stderr, Arc::clone(&last_words))));
+    let (signals, mut wanted) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status,
+                Some(signal) = wanted.recv() => send(pid, signal),
+            }
+        };
+        // What it said last may still be in the pipe. A grandchild that keeps the pipe open is not waited for.
+        if let Some(listener) = listener {
+            let _ = tokio::time::timeout(Duration::from_millis(500), listener).await;
+        }
+        let last_words = last_words.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let status = status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
+        died(Death { status, last_words });
+    });
+    Ok(Running { pid, signals })
+}
+
+/// In the child, between fork and exec.
+fn prepare(launcher: Pid, descriptors: &[RawFd]) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The launcher may have died before the line above; then nobody will tell us.
+    if getppid() != launcher {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    for fd in descriptors {
+        // SAFETY: fcntl with F_SETFD touches no memory; the descriptor is open in the parent and so here.
+        if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn send(pid: u32, signal: Signal) {
+    let Ok(pid) = i32::try_from(pid) else { return };
+    let pid = Pid::from_raw(pid);
+    let _ = if signal == Signal::SIGKILL { killpg(pid, signal) } else { kill(pid, signal) };
+}
+
+/// Reads lines until the pipe ends, says each, keeps the last.
+async fn pass_on(id: String, stderr: ChildStderr, last: Arc<Mutex<Option<String>>>) {
+    let mut reader = BufReader::new(stderr);
+    let mut line = Vec::new();
+    let mut buffer = [0; 1024];
+    loop {
+        let bytes = reader.read(&mut buffer).await.unwrap_or(0);
+        let ended = bytes == 0;
+        for byte in buffer.iter().take(bytes) {
+            match byte {
+                b'\n' => finish(&id, &mut line, &last),
+                byte if line.len() < LONGEST_LINE => line.push(*byte),
+                _ => {}
+            }
+        }
+        if ended {
+            return finish(&id, &mut line, &last);
+        }
+    }
+}
+
+fn finish(id: &str, line: &mut Vec<u8>, last: &Mutex<Option<String>>) {
+    let text = printable(line);
+    line.clear();
+    if text.trim().is_empty() {
+        return;
+    }
+    say(format_args!("[{id}] {text}"));
+    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+}
+
+/// The line without anything a terminal would act on: a process may be in its guest's hands.
+fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_not_driven_by_what_processes_say() {
+        assert_eq!(printable(b"\x1b[2Jgone\r\n"), "\u{fffd}[2Jgone");
+        assert_eq!(printable("ümlaut\tok\u{9b}1m".as_bytes()), "ümlaut\tok\u{fffd}1m");
+        assert_eq!(printable(b"\xff\xfe"), "\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn deaths_are_described_with_the_last_words() {
+        let death = |raw, words: Option<&str>| {
+            Death { status: ExitStatus::from_raw(raw), last_words: words.map(str::to_owned) }.describe()
+        };
+        assert_eq!(death(0x100, Some("a.img is in use")), "exit status 1: a.img is in use");
+        assert_eq!(death(31, None), "killed by SIGSYS");
+    }
+}

@@ -1,0 +1,224 @@
+//! `strata ps` and `strata status`: what runs, for people and for programs.
+//!
+//! The JSON is a promise: keys are added, never renamed or taken away.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use strata_config::{Name, Size};
+use strata_ipc::{Client, Statistics, Status};
+
+use crate::args::Output;
+use crate::control;
+use crate::run_dir::{Running, base};
+use crate::say::print;
+
+/// How long a machine may take to answer before it is listed as not answering.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// A machine as `ps --output json` lists it.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    /// `booting`, `running`, `paused`, `stopping`, or `unresponsive` when its vmm does not answer.
+    state: &'static str,
+    /// The launcher.
+    pid: u32,
+    /// Null when the vmm does not answer, like the next two.
+    cpus: Option<u32>,
+    memory_bytes: Option<u64>,
+    memory_backing: Option<String>,
+    devices: Vec<ListedDevice>,
+    processes: Vec<Process>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListedDevice {
+    id: String,
+    kind: String,
+    /// `connected`, `lost`, `waiting` or `internal`.
+    state: &'static str,
+    queues: u32,
+    /// Null where the backend is not the launcher's.
+    pid: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct Process {
+    id: String,
+    pid: u32,
+}
+
+async fn listed(running: &Running) -> Listed {
+    let status = async { Client::connect(&running.control(), ANSWER).await?.status().await };
+    let status: Option<Status> = status.await.ok();
+    let processes = running.processes().into_iter().map(|(id, pid)| Process { id, pid }).collect();
+    let (name, pid) = (running.name(), running.pid);
+    let Some(status) = status else {
+        let devices = Vec::new();
+        let (cpus, memory_bytes, memory_backing) = (None, None, None);
+        return Listed {
+            name,
+            state: "unresponsive",
+            pid,
+            cpus,
+            memory_bytes,
+            memory_backing,
+            devices,
+            processes,
+        };
+    };
+    let device = |device: strata_ipc::DeviceStatus| ListedDevice {
+        pid: running.pid_of(&device.id),
+        state: device.state.as_str(),
+        id: device.id,
+        kind: device.kind,
+        queues: device.queues,
+    };
+    Listed {
+        name,
+        state: status.state.as_str(),
+        pid,
+        cpus: Some(status.cpus),
+        memory_bytes: Some(status.memory_bytes),
+        memory_backing: Some(status.memory_backing),
+        devices: status.devices.into_iter().map(device).collect(),
+        processes,
+    }
+}
+
+pub(crate) async fn ps(output: Output) -> anyhow::Result<()> {
+    let mut machines = Vec::new();
+    for running in Running::all(&base())? {
+        machines.push(listed(&running).await);
+    }
+    match output {
+        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&machines)?))?,
+        Output::Text => {
+            let header = ["NAME", "STATE", "CPUS", "MEMORY", "BACKING", "DEVICES", "PIDS"].map(str::to_owned);
+            let rows: Vec<_> = std::iter::once(header).chain(machines.iter().map(row)).collect();
+            print(&table(&rows))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(machine: &Listed) -> [String; 7] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let devices: Vec<String> = machine
+        .devices
+        .iter()
+        .map(|device| match device.state {
+            "connected" | "internal" => device.id.clone(),
+            state => format!("{}({state})", device.id),
+        })
+        .collect();
+    let pids: Vec<String> =
+        machine.processes.iter().map(|process| format!("{}={}", process.id, process.pid)).collect();
+    [
+        machine.name.clone(),
+        machine.state.to_owned(),
+        or_dash(machine.cpus.map(|cpus| cpus.to_string())),
+        or_dash(machine.memory_bytes.map(|bytes| Size(bytes).to_string())),
+        or_dash(machine.memory_backing.clone()),
+        if devices.is_empty() { "-".to_owned() } else { devices.join(",") },
+        format!("strata={} {}", machine.pid, pids.join(" ")).trim_end().to_owned(),
+    ]
+}
+
+/// Columns as wide as their widest cell, two spaces between, no spaces at the end of a line.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A machine as `status --output json` shows it.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    machine: Listed,
+    reboots: u64,
+    statistics: Statistics,
+}
+
+pub(crate) async fn status(name: &Name, output: Output) -> anyhow::Result<()> {
+    let running = control::find(name)?;
+    let mut client = control::connect(&running).await?;
+    let reboots = client.status().await?.reboots;
+    let shown = Shown { reboots, statistics: client.statistics().await?, machine: listed(&running).await };
+    match output {
+        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&shown)?))?,
+        Output::Text => print(&text(&shown))?,
+    }
+    Ok(())
+}
+
+fn text(shown: &Shown) -> String {
+    let machine = &shown.machine;
+    let mut rows: Vec<[String; 2]> = Vec::new();
+    let mut add = |key: &str, value: String| rows.push([key.to_owned(), value]);
+    add("name", machine.name.clone());
+    add("state", machine.state.to_owned());
+    add("cpus", machine.cpus.map(|cpus| cpus.to_string()).unwrap_or_default());
+    add("memory", machine.memory_bytes.map(|bytes| Size(bytes).to_string()).unwrap_or_default());
+    add("backing", machine.memory_backing.clone().unwrap_or_default());
+    add("reboots", shown.reboots.to_string());
+    add("launcher", format!("pid {}", machine.pid));
+    for process in &machine.processes {
+        add(&process.id, format!("pid {}", process.pid));
+    }
+    for device in &machine.devices {
+        add(&device.id, format!("{}, {}, {} queues", device.kind, device.state, device.queues));
+    }
+    for (key, count) in &shown.statistics.vm {
+        add(key, count.to_string());
+    }
+    for vcpu in &shown.statistics.vcpus {
+        for (key, count) in &vcpu.counters {
+            add(&format!("vcpu{}.{key}", vcpu.index), count.to_string());
+        }
+    }
+    for device in &shown.statistics.devices {
+        for (key, count) in &device.counters {
+            add(&format!("{}.{key}", device.id), count.to_string());
+        }
+    }
+    table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows =
+            [["NAME", "STATE"], ["a-long-name", "running"], ["ü", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "NAME         STATE\na-long-name  running\nü\n");
+    }
+
+    #[test]
+    fn a_machine_that_does_not_answer_is_still_listed() {
+        let machine = Listed {
+            name: "web".into(),
+            state: "unresponsive",
+            pid: 7,
+            cpus: None,
+            memory_bytes: None,
+            memory_backing: None,
+            devices: vec![],
+            processes: vec![Process { id: "vmm".into(), pid: 8 }],
+        };
+        assert_eq!(row(&machine), ["web", "unresponsive", "-", "-", "-", "-", "strata=7 vmm=8"]);
+    }
+}

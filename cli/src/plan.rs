@@ -1,0 +1,121 @@
+//! Which processes a machine needs, and with which arguments. The arguments are the seam to vmm, vhost-blk and
+//! vhost-net; their own `--help` says what they mean.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use strata_config::{DiskSource, Format, Machine, NetSource};
+
+use crate::child::Program;
+use crate::programs::{ProgramMissing, find};
+
+/// sockaddr_un holds 108 bytes with the NUL.
+const LONGEST_SOCKET: usize = 107;
+
+/// Why the processes cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlanError {
+    #[error(transparent)]
+    Program(#[from] ProgramMissing),
+    #[error(
+        "the socket path {} is longer than the 107 bytes the kernel takes; give a shorter --name or id, or set STRATA_RUN_DIR",
+        path.display()
+    )]
+    TooLong { path: PathBuf },
+    #[error("cannot make the socket {}", path.display())]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot hand the machine to the vmm")]
+    Handover(#[source] io::Error),
+}
+
+/// A backend per disk image and tap, each on a listening socket the launcher keeps: a backend that is started
+/// again finds its clients there.
+pub(crate) fn backends(machine: &Machine, folder: &Path) -> Result<Vec<Program>, PlanError> {
+    let mut programs = Vec::new();
+    for disk in &machine.disks {
+        let DiskSource::File { path, format, readonly, serial } = &disk.source else { continue };
+        let mut args = vec!["--blk-file".to_owned(), path.display().to_string()];
+        args.extend(["--num-queues".to_owned(), machine.disk_queues(disk).to_string()]);
+        if *format != Format::Raw {
+            args.extend(["--format".to_owned(), format.as_str().to_owned()]);
+        }
+        if *readonly {
+            args.push("--read-only".to_owned());
+        }
+        if let Some(serial) = serial {
+            // One word: a serial may begin with a hyphen.
+            args.push(format!("--serial={serial}"));
+        }
+        programs.push(backend(machine, folder, disk.id.as_str(), "vhost-blk", args)?);
+    }
+    for net in &machine.nets {
+        let NetSource::Tap { name, mac } = &net.source else { continue };
+        let mut args = vec!["--tap".to_owned(), name.clone(), "--mac".to_owned(), mac.to_string()];
+        args.extend(["--num-queues".to_owned(), machine.net_queues(net).to_string()]);
+        programs.push(backend(machine, folder, net.id.as_str(), "vhost-net", args)?);
+    }
+    Ok(programs)
+}
+
+fn backend(
+    machine: &Machine,
+    folder: &Path,
+    id: &str,
+    name: &'static str,
+    mut args: Vec<String>,
+) -> Result<Program, PlanError> {
+    let listener: Arc<OwnedFd> = Arc::new(listen(&folder.join(format!("{id}.sock")))?.into());
+    args.extend(["--fd".to_owned(), listener.as_raw_fd().to_string()]);
+    if !machine.sandbox {
+        args.push("--no-sandbox".to_owned());
+    }
+    Ok(Program { id: id.to_owned(), path: find(name)?, args, descriptors: vec![listener] })
+}
+
+fn listen(path: &Path) -> Result<UnixListener, PlanError> {
+    fits(path)?;
+    let failed = |source| PlanError::Socket { path: path.to_owned(), source };
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Its folder is 0700; this is for the day somebody opens that.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+fn fits(path: &Path) -> Result<(), PlanError> {
+    if path.as_os_str().len() > LONGEST_SOCKET {
+        return Err(PlanError::TooLong { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// The vmm, with the merged machine in a memory file and, where the machine has one, the far end of the console.
+pub(crate) fn vmm(machine: &Machine, folder: &Path, console: Option<OwnedFd>) -> Result<Program, PlanError> {
+    fits(&folder.join("control.sock"))?;
+    let json = serde_json::to_vec_pretty(machine).map_err(|error| PlanError::Handover(error.into()))?;
+    let memory = memfd_create(c"strata-machine", MFdFlags::MFD_CLOEXEC)
+        .map_err(|errno| PlanError::Handover(errno.into()))?;
+    let mut file = File::from(memory);
+    file.write_all(&json).map_err(PlanError::Handover)?;
+    let file: OwnedFd = file.into();
+    let mut args = vec!["--machine".to_owned(), format!("/dev/fd/{}", file.as_raw_fd())];
+    args.extend(["--run-dir".to_owned(), folder.display().to_string()]);
+    let mut descriptors = vec![Arc::new(file)];
+    if let Some(console) = console {
+        args.extend(["--console-fd".to_owned(), console.as_raw_fd().to_string()]);
+        descriptors.push(Arc::new(console));
+    }
+    if !machine.sandbox {
+        args.push("--no-sandbox".to_owned());
+    }
+    Ok(Program { id: "vmm".to_owned(), path: find("vmm")?, args, descriptors })
+}

@@ -1,0 +1,99 @@
+//! What can be seen to be missing on the host before anything is started. The processes check all of it
+//! themselves; here it saves starting five of them to read which one complains.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use strata_config::{DiskSource, Machine, NetSource};
+
+/// What the host lacks.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lacking {
+    #[error("{key} = {}: {}", path.display(), cause(source))]
+    File { key: String, path: PathBuf, source: io::Error },
+    #[error("{key} = {}: is a folder, not a file", path.display())]
+    Folder { key: String, path: PathBuf },
+    #[error("{key} = {name}: no such interface; make it with `ip tuntap add {name} mode tap`")]
+    NoInterface { key: String, name: String },
+    #[error("{key} = {name}: that interface is no tap; make one with `ip tuntap add NAME mode tap`")]
+    NoTap { key: String, name: String },
+    #[error(
+        "there is no /dev/kvm: load kvm_intel or kvm_amd, switch on virtualization in the firmware, or nested \
+         virtualization where this host is itself a guest"
+    )]
+    NoKvm,
+    #[error("no permission to open /dev/kvm: `usermod -aG kvm USER` as root, then log in again")]
+    KvmPermission,
+}
+
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "no permission to read it".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Looks for everything `machine` names.
+pub(crate) fn check(machine: &Machine) -> Result<(), Lacking> {
+    kvm(Path::new("/dev/kvm"))?;
+    file("kernel", &machine.kernel)?;
+    if let Some(path) = &machine.initrd {
+        file("initrd", path)?;
+    }
+    for disk in &machine.disks {
+        let id = &disk.id;
+        match &disk.source {
+            DiskSource::File { path, .. } => file(&format!("{id}: path"), path)?,
+            DiskSource::Socket(path) => exists(&format!("{id}: socket"), path)?,
+        }
+    }
+    for net in &machine.nets {
+        let id = &net.id;
+        match &net.source {
+            NetSource::Tap { name, .. } => tap(&format!("{id}: tap"), name, Path::new("/sys/class/net"))?,
+            NetSource::Socket(path) => exists(&format!("{id}: socket"), path)?,
+        }
+    }
+    machine.devices.iter().try_for_each(|device| exists(&format!("{}: socket", device.id), &device.socket))
+}
+
+pub(crate) fn file(key: &str, path: &Path) -> Result<(), Lacking> {
+    let lacking = |source| Lacking::File { key: key.to_owned(), path: path.to_owned(), source };
+    let opened = File::open(path).and_then(|file| file.metadata()).map_err(lacking)?;
+    if opened.is_dir() {
+        return Err(Lacking::Folder { key: key.to_owned(), path: path.to_owned() });
+    }
+    Ok(())
+}
+
+fn exists(key: &str, path: &Path) -> Result<(), Lacking> {
+    std::fs::metadata(path).map(drop).map_err(|source| Lacking::File {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        source,
+    })
+}
+
+pub(crate) fn tap(key: &str, name: &str, interfaces: &Path) -> Result<(), Lacking> {
+    let folder = interfaces.join(name);
+    let (key, name) = (key.to_owned(), name.to_owned());
+    if !folder.exists() {
+        return Err(Lacking::NoInterface { key, name });
+    }
+    // tun_flags is an attribute of taps and tuns only; macvtaps have theirs under macvtap/.
+    if !folder.join("tun_flags").exists() && !folder.join("macvtap").exists() {
+        return Err(Lacking::NoTap { key, name });
+    }
+    Ok(())
+}
+
+pub(crate) fn kvm(path: &Path) -> Result<(), Lacking> {
+    match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Lacking::NoKvm),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Lacking::KvmPermission),
+        // Anything stranger is the vmm's to explain, which knows what it needs from it.
+        _ => Ok(()),
+    }
+}

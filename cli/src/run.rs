@@ -1,0 +1,74 @@
+//! `strata run`: from the flags to the exit status.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use anyhow::Context;
+use strata_config::{ConfigError, Console, Machine, MachineFile};
+
+use crate::args::RunArgs;
+use crate::escape::Mode;
+use crate::plan;
+use crate::preflight;
+use crate::run_dir::{RunDir, base};
+use crate::say::say;
+use crate::shuttle::Shuttle;
+use crate::supervise::{Event, Supervisor};
+
+/// The machine the flags and the file describe together.
+///
+/// # Errors
+/// What is wrong with either, for exit status 2.
+pub(crate) fn machine(args: RunArgs) -> Result<Machine, ConfigError> {
+    let mut file = match &args.file {
+        Some(path) => MachineFile::from_file(path)?,
+        None => MachineFile::default(),
+    };
+    let mut flags = args.overlay();
+    if let Ok(here) = std::env::current_dir() {
+        flags.resolve(&here);
+    }
+    file.overlay(flags);
+    if file.name.is_none() {
+        file.name = Some(format!("vm-{}", std::process::id()));
+    }
+    file.try_into()
+}
+
+/// Runs the machine to its end.
+///
+/// # Errors
+/// What failed and why, for exit status 1.
+pub(crate) fn run(machine: &Machine) -> anyhow::Result<()> {
+    preflight::check(machine)?;
+    let run_dir = RunDir::create(&base(), &machine.name)?;
+    // For `strata stop`, which wants to know the stop_timeout, and for people.
+    let written = run_dir.path().join("machine.json");
+    std::fs::write(&written, serde_json::to_vec_pretty(machine)?)
+        .with_context(|| format!("cannot write {}", written.display()))?;
+    let backends = plan::backends(machine, run_dir.path())?;
+    let (near, far) = if machine.console == Console::Stdio || machine.serial == Console::Stdio {
+        let (near, far) = UnixStream::pair().context("cannot make the console's socket")?;
+        (Some(near), Some(OwnedFd::from(far)))
+    } else {
+        (None, None)
+    };
+    let vmm = plan::vmm(machine, run_dir.path(), far)?;
+    if !machine.sandbox {
+        say("strata: WARNING: the processes run WITHOUT their sandboxes");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (supervisor, keys) = Supervisor::new(machine, &run_dir);
+    let shuttle = match near {
+        Some(near) => {
+            let key = move |key| drop(keys.send(Event::Key(key)));
+            Some(Shuttle::start(near, Mode::Run, key, || {}).context("cannot connect the console")?)
+        }
+        None => None,
+    };
+    let ended = runtime.block_on(supervisor.run(backends, vmm));
+    if let Some(shuttle) = shuttle {
+        shuttle.finish();
+    }
+    Ok(ended?)
+}

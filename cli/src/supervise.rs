@@ -1,0 +1,302 @@
+//! The machine's processes from their start to their end.
+//!
+//! ```text
+//!            signal, Ctrl-] q              time-out, second signal, Ctrl-] k
+//!  Running ───────────────────> Stopping ───────────────────> Killing
+//!     │ vmm ends                   │ vmm ends                     │ vmm ends
+//!     └────────────────────────────┴──────────────> ended: backends SIGTERM, then SIGKILL; all reaped
+//! ```
+//! A backend's death does not change the state: it is started again on the same listener, where the vmm's
+//! reconnect finds it. One that fails before the vmm ever reached it, or dies too often, ends the machine.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use strata_config::Machine;
+use strata_ipc::{Client, ClientError, DeviceState};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::child::{self, Death, Program, Running};
+use crate::escape::Key;
+use crate::orphans;
+use crate::restarts::Restarts;
+use crate::run_dir::RunDir;
+use crate::say::say;
+
+/// How long a backend may take to end when told to.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long the vmm may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Why the machine did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("cannot start {}", program.display())]
+    Start {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot watch for signals")]
+    Signals(#[source] io::Error),
+    #[error("{id}: {program} failed: {how}")]
+    Backend { id: String, program: String, how: String },
+    #[error("the machine failed: vmm: {0}")]
+    Vmm(String),
+    #[error("the guest did not power off within {} s; killed", .0.as_secs_f32())]
+    NotStopped(Duration),
+    #[error("killed before the guest had powered off")]
+    Killed,
+}
+
+/// Something happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Key(Key),
+    Signal,
+    VmmDied(Death),
+    BackendDied(usize, Death),
+    /// Whether the dead backend had ever served.
+    Judged(usize, Death, bool),
+    RestartDue(usize),
+    /// The vmm was asked to press the power button.
+    Pressed(Result<(), ClientError>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Stopping,
+    Killing { timed_out: bool },
+}
+
+struct Backend {
+    program: Program,
+    running: Option<Running>,
+    restarts: Restarts,
+}
+
+/// The launcher's view of a running machine.
+pub(crate) struct Supervisor<'a> {
+    machine: &'a Machine,
+    run_dir: &'a RunDir,
+    backends: Vec<Backend>,
+    vmm: Option<Running>,
+    state: State,
+    deadline: Option<tokio::time::Instant>,
+    events: mpsc::UnboundedReceiver<Event>,
+    sender: mpsc::UnboundedSender<Event>,
+}
+
+impl<'a> Supervisor<'a> {
+    /// Nothing is started yet. The sender is for keys.
+    pub(crate) fn new(machine: &'a Machine, run_dir: &'a RunDir) -> (Self, mpsc::UnboundedSender<Event>) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let keys = sender.clone();
+        let (backends, vmm) = (Vec::new(), None);
+        let state = State::Running;
+        (Self { machine, run_dir, backends, vmm, state, deadline: None, events, sender }, keys)
+    }
+
+    /// Starts everything and stays until nothing of it is left.
+    pub(crate) async fn run(mut self, backends: Vec<Program>, vmm: Program) -> Result<(), Failure> {
+        orphans::adopt();
+        let ended = match self.start(backends, vmm) {
+            Ok(()) => self.attend().await,
+            Err(failure) => Err(failure),
+        };
+        self.end_all().await;
+        orphans::end_all().await;
+        ended
+    }
+
+    fn start(&mut self, backends: Vec<Program>, vmm: Program) -> Result<(), Failure> {
+        for kind in
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()]
+        {
+            if ignored(kind) {
+                continue;
+            }
+            let mut stream = signal(kind).map_err(Failure::Signals)?;
+            let sender = self.sender.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() && sender.send(Event::Signal).is_ok() {}
+            });
+        }
+        for program in backends {
+            self.backends.push(Backend { program, running: None, restarts: Restarts::default() });
+            self.start_backend(self.backends.len() - 1)?;
+        }
+        let sender = self.sender.clone();
+        let running = child::spawn(&vmm, move |death| drop(sender.send(Event::VmmDied(death))))
+            .map_err(|source| Failure::Start { program: vmm.path.clone(), source })?;
+        self.note_pid("vmm", running.pid);
+        self.vmm = Some(running);
+        Ok(())
+    }
+
+    fn start_backend(&mut self, index: usize) -> Result<(), Failure> {
+        let sender = self.sender.clone();
+        let Some(backend) = self.backends.get_mut(index) else { return Ok(()) };
+        let running =
+            child::spawn(&backend.program, move |death| drop(sender.send(Event::BackendDied(index, death))))
+                .map_err(|source| Failure::Start { program: backend.program.path.clone(), source })?;
+        let (id, pid) = (backend.program.id.clone(), running.pid);
+        backend.running = Some(running);
+        self.note_pid(&id, pid);
+        Ok(())
+    }
+
+    fn note_pid(&self, id: &str, pid: u32) {
+        if let Err(error) = self.run_dir.write_pid(id, pid) {
+            say(format_args!("strata: cannot write the pid file of {id}: {error}"));
+        }
+    }
+
+    /// Until the vmm ends or a backend cannot be helped.
+    async fn attend(&mut self) -> Result<(), Failure> {
+        loop {
+            let event = match self.deadline {
+                Some(deadline) => match tokio::time::timeout_at(deadline, self.events.recv()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        self.kill(true);
+                        continue;
+                    }
+                },
+                None => self.events.recv().await,
+            };
+            match event {
+                // Cannot happen while `self.sender` lives; if it did, nobody could tell us anything any more.
+                None => return Err(Failure::Killed),
+                Some(Event::VmmDied(death)) => return self.vmm_died(&death),
+                Some(Event::Signal | Event::Key(Key::Quit)) => self.stop(),
+                Some(Event::Key(Key::Kill)) => self.kill(false),
+                Some(Event::Key(Key::Asked | Key::Detach)) | Some(Event::Pressed(Ok(()))) => {}
+                Some(Event::Pressed(Err(error))) if self.state == State::Stopping => {
+                    say(format_args!("strata: cannot press the power button: {error}; ending the machine"));
+                    self.kill(false);
+                }
+                Some(Event::Pressed(Err(_))) => {}
+                Some(Event::BackendDied(index, death)) => self.backend_died(index, death),
+                Some(Event::Judged(index, death, served)) => self.judged(index, &death, served)?,
+                Some(Event::RestartDue(index)) => self.start_backend(index)?,
+            }
+        }
+    }
+
+    fn vmm_died(&mut self, death: &Death) -> Result<(), Failure> {
+        self.vmm = None;
+        match self.state {
+            _ if death.status.success() => Ok(()),
+            State::Killing { timed_out: true } => Err(Failure::NotStopped(self.machine.stop_timeout)),
+            State::Killing { timed_out: false } => Err(Failure::Killed),
+            State::Running | State::Stopping => Err(Failure::Vmm(death.describe())),
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.state != State::Running {
+            return self.kill(false);
+        }
+        self.state = State::Stopping;
+        let timeout = self.machine.stop_timeout;
+        self.deadline = Some(tokio::time::Instant::now() + timeout);
+        say(format_args!(
+            "strata: pressing the power button; the guest has {} s, a second signal kills",
+            timeout.as_secs_f32()
+        ));
+        let (control, sender) = (self.run_dir.path().join("control.sock"), self.sender.clone());
+        tokio::spawn(async move {
+            let press = async { Client::connect(&control, ANSWER).await?.power_off().await };
+            let _ = sender.send(Event::Pressed(press.await));
+        });
+    }
+
+    fn kill(&mut self, timed_out: bool) {
+        self.deadline = None;
+        self.state = State::Killing { timed_out };
+        if let Some(vmm) = &self.vmm {
+            vmm.signal(Signal::SIGKILL);
+        }
+    }
+
+    /// A dead backend is started again if the vmm ever reached it. The vmm knows.
+    fn backend_died(&mut self, index: usize, death: Death) {
+        let Some(backend) = self.backends.get_mut(index) else { return };
+        backend.running = None;
+        let (id, control) = (backend.program.id.clone(), self.run_dir.path().join("control.sock"));
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let status = async { Client::connect(&control, ANSWER).await?.status().await };
+            let served = match status.await {
+                Ok(status) => {
+                    let device = status.devices.iter().find(|device| device.id == id);
+                    device.is_some_and(|it| matches!(it.state, DeviceState::Connected | DeviceState::Lost))
+                }
+                // A vmm too busy to answer is past its start; one without a socket is not.
+                Err(ClientError::Timeout { .. }) => true,
+                Err(_) => false,
+            };
+            let _ = sender.send(Event::Judged(index, death, served));
+        });
+    }
+
+    fn judged(&mut self, index: usize, death: &Death, served: bool) -> Result<(), Failure> {
+        let Some(backend) = self.backends.get_mut(index) else { return Ok(()) };
+        if matches!(self.state, State::Killing { .. }) {
+            return Ok(());
+        }
+        let (id, program, how) = (backend.program.id.clone(), backend.program.name(), death.describe());
+        if !served && backend.restarts.first() {
+            return Err(Failure::Backend { id, program, how });
+        }
+        let Some(delay) = backend.restarts.died(Instant::now()) else {
+            return Err(Failure::Backend { id, program, how: format!("{}; {how}", Restarts::TOO_OFTEN) });
+        };
+        say(format_args!("strata: {id}: {program} died ({how}); starting it again"));
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = sender.send(Event::RestartDue(index));
+        });
+        Ok(())
+    }
+
+    /// Ends what still runs and waits for it.
+    async fn end_all(&mut self) {
+        if let Some(vmm) = &self.vmm {
+            vmm.signal(Signal::SIGKILL);
+        }
+        for (signal, patience) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, GRACE)] {
+            for running in self.backends.iter().filter_map(|backend| backend.running.as_ref()) {
+                running.signal(signal);
+            }
+            let deadline = tokio::time::Instant::now() + patience;
+            while self.vmm.is_some() || self.backends.iter().any(|backend| backend.running.is_some()) {
+                match tokio::time::timeout_at(deadline, self.events.recv()).await {
+                    Err(_) | Ok(None) => break,
+                    Ok(Some(Event::VmmDied(_))) => self.vmm = None,
+                    Ok(Some(Event::BackendDied(index, _))) => {
+                        if let Some(backend) = self.backends.get_mut(index) {
+                            backend.running = None;
+                        }
+                    }
+                    Ok(Some(_)) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whether whoever started us wants this signal ignored, as `nohup` does with SIGHUP.
+fn ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (kind.as_raw_value() - 1) & 1 == 1
+}
