@@ -17,18 +17,18 @@
 //! otherwise believe what is not so.
 
 mod config_change;
+mod endpoint;
 mod request;
 mod rings;
 mod state;
 mod wire;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::poll::PollFlags;
-use nix::sys::socket::{getsockopt, sockopt};
 
 pub use config_change::ConfigChange;
+pub use endpoint::{Endpoint, EndpointError};
 use request::{Request, code_of};
 use state::{Refused, Session};
 pub use wire::WireError;
@@ -36,29 +36,6 @@ use wire::{Message, Wire, wait_or_stop};
 
 use crate::device::Device;
 use crate::limit::Throttle;
-
-/// Where frontends come from.
-#[derive(Debug)]
-pub enum Endpoint {
-    /// A listening socket: one client after another.
-    Listener(UnixListener),
-    /// One connected client.
-    Stream(UnixStream),
-}
-
-impl Endpoint {
-    /// A descriptor that was passed down (`--fd`), listening or connected.
-    ///
-    /// # Errors
-    /// It is not a socket.
-    pub fn from_fd(fd: OwnedFd) -> std::io::Result<Self> {
-        Ok(if getsockopt(&fd, sockopt::AcceptConn)? {
-            Self::Listener(UnixListener::from(fd))
-        } else {
-            Self::Stream(UnixStream::from(fd))
-        })
-    }
-}
 
 /// How [`serve`] came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
