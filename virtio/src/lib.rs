@@ -13,5 +13,6 @@ pub mod queue;
 mod ring;
 pub mod session;
 pub mod spec;
+mod trace;
 pub mod vring;
 pub mod worker;

@@ -11,6 +11,7 @@ use crate::device::QueueSetup;
 use crate::memory::{GuestSlice, Memory};
 use crate::queue::RingError;
 use crate::spec::{DESC_SIZE, F_EVENT_IDX, MAX_QUEUE_SIZE};
+use crate::trace::{Access, Field, note};
 
 /// A descriptor (section 2.7.5), copied out of guest memory once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,7 @@ impl Ring {
     /// The driver's index; what it made available before is visible after.
     #[inline]
     pub(crate) fn avail_idx(&self) -> u16 {
+        note(Access::Load(Field::AvailIdx));
         u16::from_le(self.avail_field(1).load(Ordering::Acquire))
     }
 
@@ -135,18 +137,21 @@ impl Ring {
 
     #[inline]
     pub(crate) fn avail_flags(&self) -> u16 {
+        note(Access::Load(Field::CallWish));
         u16::from_le(self.avail_field(0).load(Ordering::Relaxed))
     }
 
     /// The used index the driver wants a call for; `None` without EVENT_IDX, where there is no such field.
     #[inline]
     pub(crate) fn used_event(&self) -> Option<u16> {
+        note(Access::Load(Field::CallWish));
         let field = || self.avail_field(2 + usize::from(self.size)).load(Ordering::Relaxed);
         self.event_idx.then(|| u16::from_le(field()))
     }
 
     #[inline]
     pub(crate) fn set_used(&self, index: u16, head: u16, len: u32) {
+        note(Access::Store(Field::Used));
         let at = 2 + self.slot(index) * 4;
         // SAFETY: element `slot` of the used ring, inside the part checked in `new`; aligned to 4.
         let (id, length) = unsafe {
@@ -165,11 +170,13 @@ impl Ring {
     /// Makes the used elements before `index` visible.
     #[inline]
     pub(crate) fn set_used_idx(&self, index: u16) {
+        note(Access::Store(Field::UsedIdx));
         self.used_field(1).store(index.to_le(), Ordering::Release);
     }
 
     #[inline]
     pub(crate) fn set_used_flags(&self, flags: u16) {
+        note(Access::Store(Field::KickWish));
         self.used_field(0).store(flags.to_le(), Ordering::Relaxed);
     }
 
@@ -177,6 +184,7 @@ impl Ring {
     #[inline]
     pub(crate) fn set_avail_event(&self, index: u16) {
         if self.event_idx {
+            note(Access::Store(Field::KickWish));
             self.used_field(2 + usize::from(self.size) * 4).store(index.to_le(), Ordering::Relaxed);
         }
     }
@@ -185,6 +193,7 @@ impl Ring {
     /// neither acquire nor release gives).
     #[inline]
     pub(crate) fn full_fence() {
+        note(Access::Fence);
         fence(Ordering::SeqCst);
     }
 }

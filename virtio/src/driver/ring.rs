@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::memory::{Memory, MemoryError};
+use crate::trace::{Access, Field, note};
 
 #[derive(Debug)]
 pub(super) struct DriverRing {
@@ -65,26 +66,32 @@ impl DriverRing {
     }
 
     pub(super) fn set_avail_idx(&self, index: u16) {
+        note(Access::Store(Field::AvailIdx));
         self.avail(1).store(index.to_le(), Ordering::Release);
     }
 
     pub(super) fn set_avail_flags(&self, flags: u16) {
+        note(Access::Store(Field::CallWish));
         self.avail(0).store(flags.to_le(), Ordering::Relaxed);
     }
 
     pub(super) fn set_used_event(&self, index: u16) {
+        note(Access::Store(Field::CallWish));
         self.avail(2 + usize::from(self.size)).store(index.to_le(), Ordering::Relaxed);
     }
 
     pub(super) fn used_flags(&self) -> u16 {
+        note(Access::Load(Field::KickWish));
         u16::from_le(self.used_field(0).load(Ordering::Relaxed))
     }
 
     pub(super) fn used_idx(&self) -> u16 {
+        note(Access::Load(Field::UsedIdx));
         u16::from_le(self.used_field(1).load(Ordering::Acquire))
     }
 
     pub(super) fn avail_event(&self) -> u16 {
+        note(Access::Load(Field::KickWish));
         u16::from_le(self.used_field(2 + usize::from(self.size) * 4).load(Ordering::Relaxed))
     }
 
@@ -99,6 +106,7 @@ impl DriverRing {
     }
 
     pub(super) fn full_fence() {
+        note(Access::Fence);
         fence(Ordering::SeqCst);
     }
 }

@@ -12,6 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{Created, InflightError};
 use crate::spec::MAX_QUEUE_SIZE;
+use crate::trace::{Access, Field, note};
 
 // QueueRegionSplit: features u64, version u16, desc_num u16, last_batch_head u16, used_idx u16, desc[].
 const VERSION_AT: usize = 8;
@@ -194,6 +195,18 @@ impl QueueRegion {
         }
     }
 
+    #[inline]
+    fn put_u16(&self, at: usize, value: u16) {
+        note(Access::Store(Field::Inflight));
+        self.field_u16(at).store(value, Ordering::Release);
+    }
+
+    #[inline]
+    fn put_inflight(&self, head: u16, value: u8) {
+        note(Access::Store(Field::Inflight));
+        self.inflight(head).store(value, Ordering::Release);
+    }
+
     /// Whether request `head` is marked; for tests and diagnosis.
     #[must_use]
     pub fn is_marked(&self, head: u16) -> bool {
@@ -224,9 +237,9 @@ impl Tracker {
         }
         match region.field_u16(VERSION_AT).load(Ordering::Acquire) {
             0 => {
-                region.field_u16(DESC_NUM_AT).store(size, Ordering::Release);
-                region.field_u16(USED_IDX_AT).store(used_idx, Ordering::Release);
-                region.field_u16(VERSION_AT).store(VERSION, Ordering::Release);
+                region.put_u16(DESC_NUM_AT, size);
+                region.put_u16(USED_IDX_AT, used_idx);
+                region.put_u16(VERSION_AT, VERSION);
             }
             VERSION => region.clear_last_batch(size, used_idx),
             other => return Err(InflightError::Version(other)),
@@ -244,23 +257,24 @@ impl Tracker {
     /// Marks a request, before anything is done about it.
     #[inline]
     pub(crate) fn mark(&mut self, head: u16) {
+        note(Access::Store(Field::Inflight));
         self.region.counter(head).store(self.counter, Ordering::Release);
         self.counter = self.counter.wrapping_add(1);
-        self.region.inflight(head).store(1, Ordering::Release);
+        self.region.put_inflight(head, 1);
     }
 
     /// A marked request goes back to the driver's side untouched.
     #[inline]
     pub(crate) fn unmark(&mut self, head: u16) {
-        self.region.inflight(head).store(0, Ordering::Release);
+        self.region.put_inflight(head, 0);
     }
 
     /// Links an answered request into the batch the next `publish` will show.
     #[inline]
     pub(crate) fn answer(&mut self, head: u16) {
-        let last = self.region.field_u16(LAST_BATCH_AT);
-        self.region.next(head).store(last.load(Ordering::Relaxed), Ordering::Release);
-        last.store(head, Ordering::Release);
+        let last = self.region.field_u16(LAST_BATCH_AT).load(Ordering::Relaxed);
+        self.region.put_u16(self.region.state(head) + NEXT_AT, last);
+        self.region.put_u16(LAST_BATCH_AT, head);
         self.batch.push(head);
     }
 
@@ -268,9 +282,9 @@ impl Tracker {
     #[inline]
     pub(crate) fn published(&mut self, used_idx: u16) {
         for head in self.batch.drain(..) {
-            self.region.inflight(head).store(0, Ordering::Release);
+            self.region.put_inflight(head, 0);
         }
-        self.region.field_u16(USED_IDX_AT).store(used_idx, Ordering::Release);
+        self.region.put_u16(USED_IDX_AT, used_idx);
     }
 }
 
@@ -278,8 +292,8 @@ impl QueueRegion {
     /// The crash may have come after the used index was stored and before its batch was cleared: those
     /// requests are answered.
     fn clear_last_batch(&self, size: u16, used_idx: u16) {
-        let recorded = self.field_u16(USED_IDX_AT);
-        let batch = used_idx.wrapping_sub(recorded.load(Ordering::Acquire));
+        let recorded = self.field_u16(USED_IDX_AT).load(Ordering::Acquire);
+        let batch = used_idx.wrapping_sub(recorded);
         // A longer batch than the queue cannot be ours: the ring has been set up anew since.
         if batch <= size {
             let mut head = self.field_u16(LAST_BATCH_AT).load(Ordering::Acquire);
@@ -287,10 +301,10 @@ impl QueueRegion {
                 if head >= size {
                     break;
                 }
-                self.inflight(head).store(0, Ordering::Release);
+                self.put_inflight(head, 0);
                 head = self.next(head).load(Ordering::Acquire);
             }
         }
-        recorded.store(used_idx, Ordering::Release);
+        self.put_u16(USED_IDX_AT, used_idx);
     }
 }
