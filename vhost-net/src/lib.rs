@@ -1,1 +1,25 @@
-//! vhost-net
+//! A virtio network card behind a vhost-user socket, on a tap.
+//!
+//! ```text
+//!   frontend --vhost-user--> session --> device --> pair (thread): tx --\           /--> kernel's network
+//!                                          |                       rx <-- batch, tap
+//!                                          +------> control (thread) --> card: address, filters, link, steering
+//! ```
+//! `main` opens the tap and the socket, closes the sandbox around itself, and serves.
+
+pub mod batch;
+pub mod card;
+pub mod config;
+pub mod control;
+pub mod device;
+pub mod features;
+pub mod header;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
+pub mod mac;
+pub mod pair;
+pub mod rx;
+pub mod stats;
+pub mod tap;
+pub mod tx;
+pub mod vlan;

@@ -1,1 +1,119 @@
-fn main() {}
+//! `vhost-net`: one network card, served over vhost-user from inside a sandbox.
+//!
+//! Everything that needs a right happens before the first client is heard, in this order: command line, tap,
+//! socket, sandbox. Afterwards the process has descriptors and nothing else.
+
+mod options;
+
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use options::Options;
+use strata_vhost_net::device::Net;
+use strata_vhost_net::mac::Mac;
+use strata_vhost_net::tap::Tap;
+use strata_virtio::session::{ConfigChange, Endpoint, serve};
+
+/// What the conventions ask `--print-capabilities` to say (QEMU docs/interop/vhost-user.rst).
+const CAPABILITIES: &str = r#"{"type":"net","features":["tap","tap-fd"]}"#;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.print_capabilities {
+        println!("{CAPABILITIES}");
+        return ExitCode::SUCCESS;
+    }
+    if let Some(fd) = options.repeated() {
+        let text = format!("descriptor {fd} is given twice");
+        Options::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit();
+    }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vhost-net: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let tap = match &options.tap {
+        Some(name) => Tap::open(name, usize::from(options.num_queues), options.create_tap)?,
+        None => Tap::from_fds(inherit(&options.tap_fd)?)?,
+    };
+    let stop = termination()?;
+    let endpoint = match (options.fd, &options.socket_path) {
+        (Some(fd), _) => Endpoint::inherit(fd)?,
+        (None, Some(path)) => Endpoint::listen(path)?,
+        (None, None) => anyhow::bail!("no socket"),
+    };
+    let mac = options.mac.unwrap_or_else(|| Mac::for_tap(tap.name()));
+    tracing::info!("{}: {mac}, {} queue pair(s)", tap.name(), tap.pairs());
+    let change = ConfigChange::default();
+    let mut device = Net::new(tap, mac, options.tuning(), change.clone()).context("making the device")?;
+    let served = serve(endpoint, &mut device, &stop, &change);
+    report(&device);
+    if let Some(path) = &options.socket_path {
+        remove(path);
+    }
+    served?;
+    Ok(())
+}
+
+/// Descriptors the parent left open.
+#[allow(unsafe_code)] // numbers on the command line become owned descriptors
+fn inherit(numbers: &[i32]) -> anyhow::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::with_capacity(numbers.len());
+    for &number in numbers {
+        // SAFETY: F_GETFD only asks about the number.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            let error = std::io::Error::last_os_error();
+            return Err(error).with_context(|| format!("--tap-fd {number}"));
+        }
+        // SAFETY: open, as just seen; each number was given once, so it is ours alone.
+        fds.push(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+    Ok(fds)
+}
+
+/// A descriptor that becomes readable when the process is asked to end. The signals are blocked before there is
+/// a second thread, so none is ever delivered.
+fn termination() -> anyhow::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().context("blocking SIGTERM and SIGINT")?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("a descriptor for signals")
+}
+
+/// One line per pair with everything that was counted.
+fn report(device: &Net) {
+    for (pair, stats) in device.stats().iter().enumerate() {
+        let counters = stats.rx.list().into_iter().chain(stats.tx.list());
+        let text: Vec<String> =
+            counters.filter(|(_, value)| *value > 0).map(|(name, value)| format!("{name} {value}")).collect();
+        if !text.is_empty() {
+            tracing::info!("pair {pair}: {}", text.join(", "));
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!("{} stays behind: {error}", path.display());
+    }
+}

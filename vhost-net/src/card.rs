@@ -1,0 +1,332 @@
+//! The network card's state beside its rings: address, link, filters, which pairs are in use. Owned jointly by
+//! [`crate::device`], which starts and resets it, and the control queue's thread, which carries out the driver's
+//! commands; the queue threads look at the link and the VLAN filter, both lock-free.
+//!
+//! The kernel does the filtering by destination and the steering between queues: both are told to the tap, so
+//! that no frame costs anything here for it. A filter is set only after the driver's first word about it, and
+//! what the kernel cannot express is passed rather than lost.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use strata_virtio::session::ConfigChange;
+
+use crate::config::Space;
+use crate::control::{Command, RxMode};
+use crate::features as feature;
+use crate::mac::Mac;
+use crate::tap::{Filter, Tap};
+use crate::vlan::VlanFilter;
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Of a feature that was not negotiated.
+    #[error("the command needs feature {0:#x}, which was not negotiated")]
+    NotNegotiated(u64),
+    /// A number of pairs the card has not.
+    #[error("{wanted} queue pairs; 1 to {max} are allowed")]
+    Pairs {
+        /// What was asked for.
+        wanted: u16,
+        /// What there is.
+        max: u16,
+    },
+    /// The tap's answer.
+    #[error("the tap cannot be {what}")]
+    Tap {
+        /// What was being done to it.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The state that commands change.
+#[derive(Debug)]
+struct State {
+    mac: Mac,
+    features: u64,
+    modes: Modes,
+    unicast: Vec<Mac>,
+    multicast: Vec<Mac>,
+    /// Pairs the driver uses; counts while the control queue runs.
+    pairs: u16,
+    control: bool,
+    /// Pairs whose receive queue is started.
+    started: Vec<bool>,
+    announce: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Modes {
+    promiscuous: bool,
+    all_multicast: bool,
+    all_unicast: bool,
+    no_multicast: bool,
+    no_unicast: bool,
+    no_broadcast: bool,
+}
+
+/// One virtual network card.
+#[derive(Debug)]
+pub struct Card {
+    tap: Arc<Tap>,
+    /// The address it starts with.
+    mac: Mac,
+    link: Arc<AtomicBool>,
+    vlan: Arc<VlanFilter>,
+    change: ConfigChange,
+    state: Mutex<State>,
+}
+
+impl Card {
+    /// A card on `tap` with the link up; `change` tells the frontend of changes.
+    #[must_use]
+    pub fn new(tap: Arc<Tap>, mac: Mac, change: ConfigChange) -> Self {
+        let started = vec![false; usize::from(tap.pairs())];
+        let card = Self {
+            tap,
+            mac,
+            link: Arc::new(AtomicBool::new(true)),
+            vlan: Arc::default(),
+            change,
+            state: Mutex::new(State {
+                mac,
+                features: 0,
+                modes: Modes::default(),
+                unicast: Vec::new(),
+                multicast: Vec::new(),
+                pairs: 1,
+                control: false,
+                started,
+                announce: false,
+            }),
+        };
+        card.reset();
+        card
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics; and if it did, every field is still a valid value.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tap.
+    #[must_use]
+    pub fn tap(&self) -> &Arc<Tap> {
+        &self.tap
+    }
+
+    /// Whether frames pass; for the queue threads.
+    #[must_use]
+    pub fn link(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.link)
+    }
+
+    /// The VLAN filter; for the queue threads.
+    #[must_use]
+    pub fn vlan(&self) -> Arc<VlanFilter> {
+        Arc::clone(&self.vlan)
+    }
+
+    /// The configuration space.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        let state = self.state();
+        Space {
+            mac: state.mac,
+            link: self.link.load(Ordering::Relaxed),
+            announce: state.announce,
+            pairs: self.tap.pairs(),
+            mtu: self.tap.mtu().unwrap_or(0),
+        }
+    }
+
+    /// Plugs the cable in or out: the guest sees it at once, and the tap has no carrier while it is out.
+    pub fn set_link(&self, up: bool) {
+        if self.link.swap(up, Ordering::Relaxed) == up {
+            return;
+        }
+        if let Err(error) = self.tap.set_carrier(up) {
+            tracing::warn!(%error, up, "the tap's carrier stays as it is");
+        }
+        {
+            let mut state = self.state();
+            // Switches on the way have to learn where the card is now.
+            state.announce = up && state.features & feature::GUEST_ANNOUNCE != 0;
+        }
+        self.change.notify();
+    }
+
+    /// The driver is gone: everything as it was in the beginning. The queues are stopped.
+    pub fn reset(&self) {
+        let mut state = self.state();
+        state.mac = self.mac;
+        state.features = 0;
+        state.modes = Modes::default();
+        state.unicast.clear();
+        state.multicast.clear();
+        state.pairs = 1;
+        state.control = false;
+        state.announce = false;
+        state.started.fill(false);
+        self.vlan.clear();
+        tell("set to no offloads", self.tap.set_offload(0));
+        tell("opened to all addresses", self.tap.set_filter(None));
+        self.steer(&state);
+    }
+
+    /// The driver accepted `features`: from here on the tap gives what it takes.
+    pub fn set_features(&self, features: u64) {
+        let mut state = self.state();
+        state.features = features;
+        tell("set to the driver's offloads", self.tap.set_offload(feature::tap_offloads(features)));
+    }
+
+    /// A receive queue was started or stopped.
+    pub fn set_started(&self, pair: usize, started: bool) {
+        let mut state = self.state();
+        if let Some(slot) = state.started.get_mut(pair) {
+            *slot = started;
+        }
+        self.steer(&state);
+    }
+
+    /// The control queue was started or stopped. A driver begins with one pair (section 5.1.6.5.5); one that
+    /// `resumes`, with a backend before this one, has said how many it uses, and it is not known here: all it
+    /// has started, then.
+    pub fn set_control(&self, started: bool, resumes: bool) {
+        let mut state = self.state();
+        state.control = started;
+        if started {
+            state.pairs = if resumes { self.tap.pairs() } else { 1 };
+        }
+        self.steer(&state);
+    }
+
+    /// Tells the kernel which of the tap's queues get frames. The first stays attached for the tap's carrier.
+    fn steer(&self, state: &State) {
+        for (pair, &started) in state.started.iter().enumerate().skip(1) {
+            // A frontend that keeps the control queue to itself starts and stops rings instead.
+            let used = !state.control || pair < usize::from(state.pairs);
+            if let Err(error) = self.tap.set_attached(pair, started && used) {
+                tracing::warn!(%error, pair, "the tap's queue stays as it is");
+            }
+        }
+    }
+
+    /// Does what the driver asks for.
+    ///
+    /// # Errors
+    /// It may not, or the tap cannot.
+    pub fn carry_out(&self, command: &Command) -> Result<(), CommandError> {
+        let mut state = self.state();
+        let needs = match command {
+            Command::Receive(RxMode::Promiscuous | RxMode::AllMulticast, _) | Command::Addresses { .. } => {
+                feature::CTRL_RX
+            }
+            Command::Receive(..) => feature::CTRL_RX_EXTRA,
+            Command::Address(_) => feature::CTRL_MAC_ADDR,
+            Command::Vlan(..) => feature::CTRL_VLAN,
+            Command::Announced => feature::GUEST_ANNOUNCE,
+            Command::Pairs(_) => feature::MQ,
+            Command::Offloads(_) => feature::CTRL_GUEST_OFFLOADS,
+        };
+        if state.features & needs == 0 {
+            return Err(CommandError::NotNegotiated(needs));
+        }
+        match command {
+            Command::Receive(mode, on) => {
+                let modes = &mut state.modes;
+                *match mode {
+                    RxMode::Promiscuous => &mut modes.promiscuous,
+                    RxMode::AllMulticast => &mut modes.all_multicast,
+                    RxMode::AllUnicast => &mut modes.all_unicast,
+                    RxMode::NoMulticast => &mut modes.no_multicast,
+                    RxMode::NoUnicast => &mut modes.no_unicast,
+                    RxMode::NoBroadcast => &mut modes.no_broadcast,
+                } = *on;
+                self.filter(&state)
+            }
+            Command::Addresses { unicast, multicast } => {
+                state.unicast.clone_from(unicast);
+                state.multicast.clone_from(multicast);
+                self.filter(&state)
+            }
+            Command::Address(mac) => {
+                state.mac = *mac;
+                self.filter(&state)
+            }
+            Command::Vlan(id, wanted) => {
+                self.vlan.set(*id, *wanted);
+                Ok(())
+            }
+            Command::Announced => {
+                state.announce = false;
+                Ok(())
+            }
+            Command::Pairs(wanted) => {
+                let max = self.tap.pairs();
+                if !(1..=max).contains(wanted) {
+                    return Err(CommandError::Pairs { wanted: *wanted, max });
+                }
+                state.pairs = *wanted;
+                self.steer(&state);
+                Ok(())
+            }
+            Command::Offloads(wanted) => {
+                let negotiated = state.features & feature::GUEST_OFFLOADS;
+                if wanted & !negotiated != 0 {
+                    return Err(CommandError::NotNegotiated(wanted & !negotiated));
+                }
+                let source = self.tap.set_offload(feature::tap_offloads(*wanted));
+                source.map_err(|source| CommandError::Tap { what: "set to other offloads", source })
+            }
+        }
+    }
+
+    fn filter(&self, state: &State) -> Result<(), CommandError> {
+        let filter = compile(state);
+        self.tap
+            .set_filter(filter.as_ref())
+            .map_err(|source| CommandError::Tap { what: "given a filter", source })
+    }
+}
+
+/// The tap's filter for what the driver wants; `None` lets everything through.
+fn compile(state: &State) -> Option<Filter> {
+    let modes = state.modes;
+    if modes.promiscuous || modes.all_unicast {
+        return None;
+    }
+    let mut addresses = Vec::new();
+    if !modes.no_unicast {
+        addresses.push(state.mac);
+        addresses.extend(&state.unicast);
+    }
+    if !modes.no_broadcast {
+        addresses.push(Mac::BROADCAST);
+    }
+    if !modes.no_multicast {
+        addresses.extend(&state.multicast);
+    }
+    if addresses.is_empty() {
+        // A filter without addresses would be none; this one names a card that cannot be.
+        addresses.push(Mac::new([0; 6]));
+    }
+    Some(Filter { all_multicast: modes.all_multicast && !modes.no_multicast, addresses })
+}
+
+/// A setting without which frames still flow.
+fn tell(what: &'static str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the tap cannot be {what}");
+    }
+}
+
+#[cfg(test)]
+#[path = "card_test.rs"]
+mod card_test;

@@ -1,0 +1,433 @@
+//! From the tap to the guest: reads frames straight into the guest's buffers, a batch per system call. Owned by
+//! a queue pair, called on its thread.
+//!
+//! Buffers are always used in the order the guest made them available: after a crash the used index alone then
+//! says where to go on, and no buffer is lost or used twice. The common frame fits one buffer, so a batch gives
+//! each read one buffer, and behind it a stretch of our own memory for what does not fit. While frames are
+//! larger than a buffer (segments to be split by the guest), one read at a time gets as many buffers as the
+//! largest frame needs. What comes out of order all the same (a frame that overflowed in the middle of a batch,
+//! a filtered one) is copied out and passed on in order; nothing is lost.
+//!
+//! ```text
+//!   avail ring --hold--> held --read--> frame in place --commit--> used ring
+//!                          |                 | out of place          ^
+//!                          |                 v                       |
+//!                          +------------> spill ---flush_spill-------+
+//! ```
+//!
+//! The tap is not read while the guest has no buffer: frames wait in the kernel's queue, or are dropped there.
+//! A buffer's used length never covers a byte that was not written for this frame.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use strata_virtio::chain::Chain;
+use strata_virtio::vring::Vring;
+
+use crate::batch::{Batch, DEPTH, MAX_PIECES, Scatter};
+use crate::features as feature;
+use crate::header::{HEADER, MAX_FRAME};
+use crate::pair::answer_resubmitted;
+use crate::stats::RxStats;
+use crate::vlan::VlanFilter;
+
+/// The most a read can give: a header and the largest frame.
+const LARGEST: usize = HEADER + MAX_FRAME;
+/// Frames before the other direction has its turn.
+const BUDGET: usize = 4 * DEPTH;
+/// Frames of one buffer in a row after which reads get one buffer again.
+const SMALL_AGAIN: u32 = 256;
+
+/// What one read of a batch may fill.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Buffers, the next ones of those held.
+    chains: usize,
+    /// Bytes they take.
+    capacity: usize,
+}
+
+/// One receive queue.
+#[derive(Debug)]
+pub struct Rx {
+    vring: Vring,
+    mergeable: bool,
+    checksums: bool,
+    vlan: Arc<VlanFilter>,
+    /// Buffers taken and not used yet, in the order taken.
+    held: VecDeque<Chain>,
+    spare: Vec<Chain>,
+    /// Frames read and not passed on yet, headers included.
+    spill: VecDeque<Vec<u8>>,
+    /// [`LARGEST`] bytes for each read of a batch; touched only by frames that overflow.
+    overflow: Vec<u8>,
+    places: Vec<Place>,
+    scatter: Scatter,
+    results: Vec<i32>,
+    /// Reads the next batch makes.
+    window: usize,
+    /// Frames to go until reads get one buffer again; 0 if they do.
+    large: u32,
+    starved: bool,
+    stats: Arc<RxStats>,
+}
+
+impl Rx {
+    /// Serves `vring`.
+    #[must_use]
+    pub fn new(vring: Vring, features: u64, vlan: Arc<VlanFilter>, stats: Arc<RxStats>) -> Self {
+        Self {
+            vring,
+            mergeable: features & feature::MRG_RXBUF != 0,
+            checksums: features & feature::GUEST_CSUM != 0,
+            vlan,
+            held: VecDeque::with_capacity(2 * DEPTH),
+            spare: Vec::with_capacity(2 * DEPTH),
+            spill: VecDeque::new(),
+            overflow: vec![0; DEPTH * LARGEST],
+            places: Vec::with_capacity(DEPTH),
+            scatter: Scatter::default(),
+            results: Vec::with_capacity(DEPTH),
+            window: 1,
+            large: 0,
+            starved: false,
+            stats,
+        }
+    }
+
+    /// The queue.
+    #[must_use]
+    pub fn vring(&self) -> &Vring {
+        &self.vring
+    }
+
+    /// The queue.
+    pub fn vring_mut(&mut self) -> &mut Vring {
+        &mut self.vring
+    }
+
+    /// Whether it waits for buffers rather than for frames.
+    #[must_use]
+    pub fn starved(&self) -> bool {
+        self.starved
+    }
+
+    /// Passes on what there is, a few batches at most. Whether there may be more.
+    pub fn process(&mut self, batch: &mut Batch) -> bool {
+        let mut more = true;
+        let mut done = 0;
+        while done < BUDGET {
+            let reads = if self.flush_spill() { self.plan() } else { 0 };
+            if reads == 0 {
+                self.starve();
+                more = false;
+                break;
+            }
+            self.starved = false;
+            self.read(batch);
+            let got = self.deliver();
+            done += got;
+            self.vring.show();
+            if got < reads {
+                // The tap is empty; the next burst is perhaps as long as this one was.
+                self.window = got.max(1);
+                more = false;
+                break;
+            }
+            self.window = (self.window * 2).min(DEPTH);
+        }
+        self.vring.flush();
+        more
+    }
+
+    fn starve(&mut self) {
+        if !self.starved {
+            self.starved = true;
+            self.stats.starved.add(1);
+        }
+    }
+
+    /// Takes one more buffer; false if the guest has none.
+    fn hold(&mut self) -> bool {
+        loop {
+            let mut chain = self.spare.pop().unwrap_or_default();
+            if !self.vring.next(&mut chain) {
+                self.spare.push(chain);
+                return false;
+            }
+            // Section 5.1.6.3.1: a buffer holds at least the header.
+            if chain.writable_len() >= HEADER {
+                self.held.push_back(chain);
+                return true;
+            }
+            self.vring.push(chain.head(), 0);
+            self.spare.push(chain);
+        }
+    }
+
+    /// Describes the next batch; the number of reads.
+    fn plan(&mut self) -> usize {
+        self.scatter.clear();
+        self.places.clear();
+        if self.large > 0 && self.mergeable {
+            let mut place = Place { chains: 0, capacity: 0 };
+            let mut pieces = 0;
+            while place.capacity < LARGEST {
+                if place.chains == self.held.len() && !self.hold() {
+                    break;
+                }
+                let Some(chain) = self.held.get(place.chains) else { break };
+                pieces += chain.writable().len();
+                if place.chains > 0 && pieces >= MAX_PIECES {
+                    break;
+                }
+                place.capacity += describe(&mut self.scatter, chain);
+                place.chains += 1;
+            }
+            if place.chains > 0 {
+                self.places.push(place);
+                finish(&mut self.scatter, place, self.overflow.get_mut(..LARGEST));
+            }
+        } else {
+            while self.held.len() < self.window && self.hold() {}
+            let own = self.overflow.chunks_exact_mut(LARGEST);
+            for (chain, own) in self.held.iter().take(self.window).zip(own) {
+                let place = Place { chains: 1, capacity: describe(&mut self.scatter, chain) };
+                self.places.push(place);
+                finish(&mut self.scatter, place, Some(own));
+            }
+        }
+        self.places.len()
+    }
+
+    #[allow(unsafe_code)] // hands the kernel pieces of guest memory
+    fn read(&mut self, batch: &mut Batch) {
+        // SAFETY: the pieces lie in `overflow`, which nothing else refers to now, or in the writable part of
+        // guest memory that `held` keeps mapped.
+        unsafe { batch.read(&self.scatter, &mut self.results) };
+    }
+
+    /// Passes on what a batch read; the number of frames.
+    fn deliver(&mut self) -> usize {
+        let (places, results) = (std::mem::take(&mut self.places), std::mem::take(&mut self.results));
+        let mut got = 0;
+        // Where the place's buffers begin in `held`: at its front, as long as everything before was committed.
+        let mut at = 0;
+        let mut in_place = true;
+        for (index, (place, &result)) in places.iter().zip(&results).enumerate() {
+            let len = usize::try_from(result).unwrap_or(0);
+            if len < HEADER {
+                // Nothing was read, and perhaps a frame came right after.
+                in_place = false;
+                at += place.chains;
+                continue;
+            }
+            got += 1;
+            self.note_size(place, len);
+            if !self.vlan.passes(|offset, out| peek(&self.held, at, HEADER + offset, out)) {
+                self.stats.vlan.add(1);
+                in_place = false;
+            } else if !self.mergeable && len > place.capacity {
+                self.stats.no_room.add(1);
+                in_place = false;
+            } else if in_place && len <= place.capacity {
+                let used = self.commit(len);
+                // Buffers left over would be used after those of the next frame.
+                in_place = used == place.chains;
+                at = place.chains - used;
+                continue;
+            } else {
+                self.spill_from(at, index, *place, len);
+                in_place = false;
+            }
+            at += place.chains;
+        }
+        self.places = places;
+        self.results = results;
+        if !self.spill.is_empty() {
+            self.flush_spill();
+        }
+        got
+    }
+
+    /// Follows the size of frames: whether reads get one buffer or many.
+    #[inline]
+    fn note_size(&mut self, place: &Place, len: usize) {
+        if place.chains == 1 {
+            if len > place.capacity {
+                self.large = SMALL_AGAIN;
+            }
+        } else if self.held.front().is_some_and(|first| len <= first.writable_len()) {
+            self.large = self.large.saturating_sub(1);
+        } else {
+            self.large = SMALL_AGAIN;
+        }
+    }
+
+    /// Answers the first buffers held, which have a frame of `len` bytes in them; how many it took.
+    #[inline]
+    fn commit(&mut self, len: usize) -> usize {
+        let (mut count, mut room) = (0, 0);
+        for chain in &self.held {
+            if room >= len {
+                break;
+            }
+            room += chain.writable_len();
+            count += 1;
+        }
+        if let Some(first) = self.held.front() {
+            // Section 5.1.6.4.1: the number of buffers is always set, the flags only if negotiated. The
+            // buffer has room for a header, so these cannot fail.
+            let buffers = u16::try_from(count).unwrap_or(u16::MAX);
+            let _ = first.copy_in(HEADER - 2, &buffers.to_le_bytes());
+            if !self.checksums {
+                let _ = first.copy_in(0, &[0]);
+            }
+        }
+        let mut left = len;
+        for _ in 0..count {
+            let Some(chain) = self.held.pop_front() else { break };
+            let part = left.min(chain.writable_len());
+            self.vring.push(chain.head(), part as u32);
+            left -= part;
+            self.spare.push(chain);
+        }
+        self.stats.frames.add(1);
+        self.stats.bytes.add((len - HEADER) as u64);
+        count
+    }
+
+    /// Copies a frame out of the buffers it was read into, and out of the overflow behind them.
+    #[cold]
+    fn spill_from(&mut self, at: usize, read: usize, place: Place, len: usize) {
+        let mut frame = vec![0; len];
+        let (inside, behind) = frame.split_at_mut(len.min(place.capacity));
+        let mut rest = inside;
+        for chain in self.held.iter().skip(at).take(place.chains) {
+            let part = rest.len().min(chain.writable_len());
+            let (now, later) = rest.split_at_mut(part);
+            if chain.copy_back(0, now).is_err() {
+                return;
+            }
+            rest = later;
+        }
+        if let Some(overflow) = self.overflow.chunks_exact(LARGEST).nth(read)
+            && let Some(source) = overflow.get(..behind.len())
+        {
+            behind.copy_from_slice(source);
+        }
+        self.spill.push_back(frame);
+    }
+
+    /// Passes on frames that were copied out; false if buffers for one are missing.
+    fn flush_spill(&mut self) -> bool {
+        while let Some(len) = self.spill.front().map(Vec::len) {
+            match self.room_for(len) {
+                Room::Here => {}
+                Room::Later => return false,
+                Room::Never => {
+                    self.stats.no_room.add(1);
+                    self.spill.pop_front();
+                    continue;
+                }
+            }
+            let Some(frame) = self.spill.pop_front() else { break };
+            let mut rest = frame.as_slice();
+            for chain in &self.held {
+                let (now, later) = rest.split_at(rest.len().min(chain.writable_len()));
+                // Cannot fail: cut to the buffer.
+                let _ = chain.copy_in(0, now);
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            self.commit(len);
+            self.stats.copied.add(1);
+        }
+        true
+    }
+
+    /// Holds buffers for `len` bytes.
+    fn room_for(&mut self, len: usize) -> Room {
+        if !self.mergeable {
+            if self.held.is_empty() && !self.hold() {
+                return Room::Later;
+            }
+            let fits = self.held.front().is_some_and(|chain| chain.writable_len() >= len);
+            return if fits { Room::Here } else { Room::Never };
+        }
+        let mut room: usize = self.held.iter().map(Chain::writable_len).sum();
+        while room < len {
+            if !self.hold() {
+                // With every descriptor of the queue in our hands, no more will come.
+                let all = self.vring.queue().in_flight() == self.vring.queue().size();
+                return if all { Room::Never } else { Room::Later };
+            }
+            room += self.held.back().map_or(0, Chain::writable_len);
+        }
+        Room::Here
+    }
+
+    /// Gives back every buffer that was not used, so that the queue can be stopped.
+    pub fn release(&mut self) {
+        while let Some(chain) = self.held.pop_back() {
+            if chain.is_resubmitted() {
+                // Left by an earlier backend in the inflight region: it counts as taken, and is answered empty.
+                self.vring.push(chain.head(), 0);
+            } else {
+                self.vring.unpop(&chain);
+            }
+            self.spare.push(chain);
+        }
+        answer_resubmitted(&mut self.vring);
+    }
+
+    /// Counts the frames that will not be passed on; called when the queue is stopped for good.
+    pub fn discard(&mut self) {
+        self.stats.stopped.add(self.spill.len() as u64);
+        self.spill.clear();
+    }
+}
+
+/// Whether buffers for a frame are there.
+enum Room {
+    Here,
+    Later,
+    Never,
+}
+
+/// Adds a buffer to the read being described, up to the largest frame; the bytes it takes.
+#[inline]
+fn describe(scatter: &mut Scatter, chain: &Chain) -> usize {
+    let mut capacity = 0;
+    // One piece is kept for the overflow.
+    for piece in chain.writable().iter().take(MAX_PIECES - 1) {
+        if capacity >= LARGEST {
+            break;
+        }
+        scatter.guest(*piece);
+        capacity += piece.len();
+    }
+    capacity
+}
+
+/// Ends the description of a read: what its buffers cannot take goes to the overflow.
+#[inline]
+fn finish(scatter: &mut Scatter, place: Place, overflow: Option<&mut [u8]>) {
+    if place.capacity < LARGEST
+        && let Some(overflow) = overflow.and_then(|all| all.get_mut(..LARGEST - place.capacity))
+    {
+        scatter.own(overflow);
+    }
+    scatter.end();
+}
+
+/// Reads bytes of a frame that lies in buffers from `at` on; false if the first buffer is too short for that.
+fn peek(held: &VecDeque<Chain>, at: usize, offset: usize, out: &mut [u8]) -> bool {
+    held.get(at).is_some_and(|chain| chain.copy_back(offset, out).is_ok())
+}
+
+#[cfg(test)]
+#[path = "rx_test.rs"]
+mod rx_test;
