@@ -145,8 +145,9 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
     let mode = mode("FAKE_VMM");
     if std::env::var_os("FAKE_GRANDCHILD").is_some() {
         let mut command = Command::new("sleep");
-        let child = command.arg("1000").process_group(0).spawn().unwrap();
+        let mut child = command.arg("1000").process_group(0).spawn().unwrap();
         std::fs::write(run_dir.join("grandchild.pid"), child.id().to_string()).unwrap();
+        std::thread::spawn(move || child.wait());
     }
     if mode == "mute" {
         loop {
@@ -154,6 +155,8 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
         }
     }
     let machine = Machine::from_file(Path::new(machine)).unwrap();
+    // First of all, like the vmm: a backend's death is judged by what is said there.
+    let listener = UnixListener::bind(run_dir.join("control.sock")).unwrap();
     let disks = machine.disks.iter().filter(|disk| matches!(disk.source, DiskSource::File { .. }));
     let nets = machine.nets.iter().filter(|net| matches!(net.source, NetSource::Tap { .. }));
     let ids = disks.map(|disk| (&disk.id, "block")).chain(nets.map(|net| (&net.id, "net")));
@@ -178,7 +181,6 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
         let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd.parse().unwrap()) });
         std::thread::spawn(move || console(stream));
     }
-    let listener = UnixListener::bind(run_dir.join("control.sock")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(strata_ipc::serve(listener, fake)).unwrap();
 }

@@ -107,6 +107,8 @@ On a terminal the guest gets every key, Ctrl-C too. Ctrl-] then q presses the po
 Ctrl-] is sent to the guest. SIGTERM, SIGINT and SIGHUP press the power button and wait --stop-timeout; a second
 one kills.";
 
+// The brackets are help texts for people, not links.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Debug, Args)]
 #[command(after_help = RUN_HELP)]
 pub(crate) struct RunArgs {

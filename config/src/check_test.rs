@@ -206,6 +206,15 @@ fn unknown_keys_name_the_nearest() {
 }
 
 #[test]
+fn a_swapped_letter_is_one_mistake_and_a_strange_word_has_no_nearest() {
+    use crate::nearest;
+    assert_eq!(nearest("rgn", &["net", "rng", "fs"]), Some("rng"));
+    assert_eq!(nearest("kenrel", &["kernel", "name"]), Some("kernel"));
+    assert_eq!(nearest("", &["kernel"]), None);
+    assert_eq!(nearest("zzz", &["fs", "rng"]), None);
+}
+
+#[test]
 fn syntax_errors_say_where() {
     let text = refusal("cpus = = 3");
     assert!(text.starts_with("not valid TOML: ") && text.contains("line 2"), "{text}");

@@ -170,22 +170,29 @@ pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance over bytes, bounded by cutting the words: keys are short, typing errors shorter.
+/// Letters missed, added, changed or swapped with their neighbour between two words (optimal string alignment).
+/// The words are cut: keys are short, typing errors shorter.
 fn distance(left: &str, right: &str) -> usize {
     let left: Vec<u8> = left.bytes().take(64).collect();
     let right: Vec<u8> = right.bytes().take(64).collect();
+    let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX / 2);
+    let mut before = Vec::new();
     let mut row: Vec<usize> = (0..=right.len()).collect();
+    let mut a_before = None;
     for (i, a) in left.iter().enumerate() {
-        let mut diagonal = i;
-        let mut previous = i + 1;
-        let mut next = vec![previous];
+        let mut next = vec![i + 1];
+        let mut b_before = None;
         for (j, b) in right.iter().enumerate() {
-            let above = row.get(j + 1).copied().unwrap_or(usize::MAX - 1);
-            previous = (diagonal + usize::from(a != b)).min(above + 1).min(previous + 1);
-            diagonal = above;
-            next.push(previous);
+            let changed = at(&row, j) + usize::from(a != b);
+            let mut least = changed.min(at(&row, j + 1) + 1).min(at(&next, j) + 1);
+            if a_before == Some(b) && b_before == Some(a) {
+                least = least.min(at(&before, j.wrapping_sub(1)) + 1);
+            }
+            next.push(least);
+            b_before = Some(b);
         }
-        row = next;
+        before = std::mem::replace(&mut row, next);
+        a_before = Some(a);
     }
-    row.last().copied().unwrap_or(0)
+    at(&row, right.len())
 }
