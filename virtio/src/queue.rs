@@ -380,3 +380,11 @@ pub(crate) fn passed(event: u16, new: u16, old: u16) -> bool {
 #[cfg(test)]
 #[path = "queue_test.rs"]
 mod queue_test;
+
+#[cfg(test)]
+#[path = "lost_wake_test.rs"]
+mod lost_wake_test;
+
+#[cfg(test)]
+#[path = "differential_test.rs"]
+mod differential_test;
