@@ -6,7 +6,7 @@
 //!
 //! - `FAKE_VMM`: `serve` (the default), `deaf` (no power button), `fail:TEXT` (says TEXT, exit status 1),
 //!   `mute` (stays, but has no control socket).
-//! - `FAKE_BACKEND`: `serve` (the default), `fail:TEXT`, `flap` (serves a client, then exits with 3).
+//! - `FAKE_BACKEND`: `serve` (the default), `fail:TEXT`, `refuse:TEXT` (as for a wrong flag), `flap` (serves a client, then exits with 3).
 //! - `FAKE_ARGS`: a folder to write the arguments to, one file per process.
 //! - `FAKE_GRANDCHILD`: the vmm starts a process of its own that would outlive it.
 
@@ -43,6 +43,10 @@ fn mode(variable: &str) -> String {
     if let Some(text) = mode.strip_prefix("fail:") {
         eprintln!("{text}");
         exit(1);
+    }
+    if let Some(text) = mode.strip_prefix("refuse:") {
+        eprintln!("error: {text}\n\nFor more information, try '--help'.");
+        exit(2);
     }
     mode
 }

@@ -48,7 +48,8 @@ impl Program {
 #[derive(Debug)]
 pub(crate) struct Death {
     pub(crate) status: ExitStatus,
-    /// The last line it wrote to standard error.
+    /// What it said of its end on standard error: the last line, or with exit status 2, a wrong command line, the
+    /// one that says what is wrong, which advice follows.
     pub(crate) last_words: Option<String>,
 }
 
@@ -68,6 +69,14 @@ impl Death {
             None => how,
         }
     }
+}
+
+/// What a child said, as far as it matters.
+#[derive(Debug, Default)]
+struct Words {
+    last: Option<String>,
+    /// The first line that begins with `error: `.
+    refusal: Option<String>,
 }
 
 /// A running child.
@@ -102,7 +111,7 @@ pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static
     }
     let mut child = command.spawn()?;
     let pid = child.id().unwrap_or_default();
-    let last_words = Arc::new(Mutex::new(None));
+    let last_words = Arc::new(Mutex::new(Words::default()));
     let listener = child
         .stderr
         .take()
@@ -119,8 +128,10 @@ pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static
         if let Some(listener) = listener {
             let _ = tokio::time::timeout(Duration::from_millis(500), listener).await;
         }
-        let last_words = last_words.lock().unwrap_or_else(PoisonError::into_inner).take();
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
+        let Words { last, refusal } =
+            std::mem::take(&mut *last_words.lock().unwrap_or_else(PoisonError::into_inner));
+        let last_words = if status.code() == Some(2) { refusal.or(last) } else { last };
         died(Death { status, last_words });
     });
     Ok(Running { pid, signals })
@@ -149,7 +160,7 @@ fn send(pid: u32, signal: Signal) {
 }
 
 /// Reads lines until the pipe ends, says each, keeps the last.
-async fn pass_on(id: String, stderr: ChildStderr, last: Arc<Mutex<Option<String>>>) {
+async fn pass_on(id: String, stderr: ChildStderr, words: Arc<Mutex<Words>>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     let mut buffer = [0; 1024];
@@ -158,25 +169,31 @@ async fn pass_on(id: String, stderr: ChildStderr, last: Arc<Mutex<Option<String>
         let ended = bytes == 0;
         for byte in buffer.iter().take(bytes) {
             match byte {
-                b'\n' => finish(&id, &mut line, &last),
+                b'\n' => finish(&id, &mut line, &words),
                 byte if line.len() < LONGEST_LINE => line.push(*byte),
                 _ => {}
             }
         }
         if ended {
-            return finish(&id, &mut line, &last);
+            return finish(&id, &mut line, &words);
         }
     }
 }
 
-fn finish(id: &str, line: &mut Vec<u8>, last: &Mutex<Option<String>>) {
+fn finish(id: &str, line: &mut Vec<u8>, words: &Mutex<Words>) {
     let text = printable(line);
     line.clear();
     if text.trim().is_empty() {
         return;
     }
     say(format_args!("[{id}] {text}"));
-    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+    if words.refusal.is_none()
+        && let Some(refusal) = text.strip_prefix("error: ")
+    {
+        words.refusal = Some(refusal.to_owned());
+    }
+    words.last = Some(text);
 }
 
 /// The line without anything a terminal would act on: a process may be in its guest's hands.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use strata_config::{DiskSource, Format, Machine, NetSource};
+use strata_config::{DiskSource, Machine, NetSource};
 
 use crate::child::Program;
 use crate::programs::{ProgramMissing, find};
@@ -46,7 +46,7 @@ pub(crate) fn backends(machine: &Machine, folder: &Path) -> Result<Vec<Program>,
         let DiskSource::File { path, format, readonly, serial } = &disk.source else { continue };
         let mut args = vec!["--blk-file".to_owned(), path.display().to_string()];
         args.extend(["--num-queues".to_owned(), machine.disk_queues(disk).to_string()]);
-        if *format != Format::Raw {
+        if let Some(format) = format {
             args.extend(["--format".to_owned(), format.as_str().to_owned()]);
         }
         if *readonly {

@@ -161,7 +161,7 @@ fn disk(entry: DiskEntry, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<
     let source = match (entry.path, entry.socket) {
         (Some(path), None) => DiskSource::File {
             path: non_empty("path", path)?,
-            format: entry.format.as_deref().map_or(Ok(Format::Raw), format)?,
+            format: entry.format.as_deref().map(format).transpose()?,
             readonly: entry.readonly.unwrap_or(false),
             serial: entry.serial.map(serial_number).transpose()?,
         },

@@ -85,7 +85,7 @@ fn all_keys_are_read() {
     let DiskSource::File { path, format, readonly, serial } = &root.source else { panic!("{root:?}") };
     assert_eq!(
         (path.to_str(), *format, *readonly, serial.as_deref()),
-        (Some("/img"), Format::Qcow2, true, Some("ABC 123"))
+        (Some("/img"), Some(Format::Qcow2), true, Some("ABC 123"))
     );
     assert_eq!((machine.disk_queues(root), other.id.as_str()), (3, "disk1"));
     assert_eq!(other.source, DiskSource::Socket("/run/blk.sock".into()));

@@ -20,7 +20,7 @@ pub struct DiskEntry {
     /// The socket of a running vhost-user-blk backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
-    /// `raw` (the default) or `qcow2`.
+    /// `raw` or `qcow2`; default: raw, but refused when the image begins like another format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["raw", "qcow2"]))]
     pub format: Option<String>,

@@ -80,8 +80,8 @@ pub enum DiskSource {
     File {
         /// The image file or block device.
         path: PathBuf,
-        /// The image's format.
-        format: Format,
+        /// The image's format; `None`: raw, but refused when it begins like another format.
+        format: Option<Format>,
         /// The guest cannot write.
         readonly: bool,
         /// 1 to 20 printable ASCII characters.

@@ -40,7 +40,7 @@ impl From<Disk> for DiskEntry {
             DiskSource::Socket(path) => Self { socket: Some(path), ..common },
             DiskSource::File { path, format, readonly, serial } => Self {
                 path: Some(path),
-                format: Some(format.as_str().to_owned()),
+                format: format.map(|format| format.as_str().to_owned()),
                 readonly: Some(readonly),
                 serial,
                 ..common

@@ -216,6 +216,21 @@ fn a_backend_that_fails_at_its_start_ends_the_machine_and_is_quoted() {
 }
 
 #[test]
+fn a_backend_that_refuses_its_flags_is_quoted_without_the_advice() {
+    if no_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let disk = ["--name", "m", "--disk", "path=disk.img,format=qcow2"];
+    let mut launcher = Launcher::start(&place, &disk, &[("FAKE_BACKEND", "refuse:no qcow2 here")]);
+    assert_eq!(launcher.wait().code(), Some(1));
+    let text = launcher.err();
+    assert!(text.ends_with("strata: disk0: vhost-blk failed: exit status 2: no qcow2 here\n"), "{text}");
+    assert!(place.args_of("vhost-blk").pop().unwrap().contains("--format\nqcow2\n"));
+    launcher.nothing_is_left();
+}
+
+#[test]
 fn a_backend_that_dies_too_often_ends_the_machine() {
     if no_kvm() {
         return;
