@@ -55,6 +55,12 @@ pub trait Service: Send + 'static {
     /// before the thread begins; the service keeps the descriptors open.
     fn sources(&self) -> Vec<Source<'_>>;
 
+    /// Whether requests it has taken wait for a device of the host. How long that takes says nothing about when
+    /// the driver comes back, so the two waits tune their polling separately.
+    fn is_under_way(&self) -> bool {
+        false
+    }
+
     /// Completes and shows every request taken, waiting for what is under way; takes no new one. Requests that
     /// came out of an inflight region count as taken.
     fn drain(&mut self);
@@ -152,7 +158,8 @@ impl<S: Service> Worker<S> {
             kicks,
             limit,
             shared: Arc::clone(&shared),
-            poller: Poller::new(options.poll),
+            for_driver: Poller::new(options.poll),
+            for_host: Poller::new(options.poll),
         };
         let thread = std::thread::Builder::new().name(options.name).spawn(move || {
             if let Some(cpu) = options.cpu {
@@ -206,7 +213,8 @@ struct Run<S> {
     kicks: Vec<Option<Arc<QueueStats>>>,
     limit: Option<Duration>,
     shared: Arc<Shared>,
-    poller: Poller,
+    for_driver: Poller,
+    for_host: Poller,
 }
 
 impl<S: Service> Run<S> {
@@ -229,7 +237,8 @@ impl<S: Service> Run<S> {
 
     /// Waits for something to do; false if waiting does not work.
     fn idle(&mut self) -> bool {
-        let Self { service, shared, poller, .. } = self;
+        let Self { service, shared, for_driver, for_host, .. } = self;
+        let poller = if service.is_under_way() { for_host } else { for_driver };
         let stats = &shared.stats;
         let looked = poller.look(|| service.has_work() || shared.stop.load(Ordering::Relaxed));
         match looked {
@@ -263,7 +272,7 @@ impl<S: Service> Run<S> {
                 return false;
             }
         }
-        self.poller.idle_for(window + since.elapsed());
+        poller.idle_for(window + since.elapsed());
         self.service.suppress_kicks();
         true
     }
