@@ -1,1 +1,121 @@
+use std::time::Duration;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::*;
+
+const LIMIT: PollLimit = PollLimit(Duration::from_micros(50));
+
+fn micros(n: u64) -> Duration {
+    Duration::from_micros(n)
+}
+
+#[test]
+fn the_window_opens_on_quick_wakes_and_is_bounded() {
+    let mut poller = Poller::new(LIMIT);
+    assert_eq!(poller.window(), Duration::ZERO);
+    let windows: Vec<u64> = (0..6)
+        .map(|_| {
+            poller.idle_for(micros(20));
+            poller.window().as_micros() as u64
+        })
+        .collect();
+    assert_eq!(windows, [8, 16, 32, 50, 50, 50]);
+}
+
+#[test]
+fn the_window_shrinks_on_long_gaps_and_closes_when_idle() {
+    let open = || {
+        let mut poller = Poller::new(LIMIT);
+        (0..6).for_each(|_| poller.idle_for(micros(1)));
+        poller
+    };
+    let mut poller = open();
+    let windows: Vec<u64> = (0..4)
+        .map(|_| {
+            poller.idle_for(micros(200));
+            poller.window().as_micros() as u64
+        })
+        .collect();
+    assert_eq!(windows, [25, 12, 0, 0]);
+    let mut poller = open();
+    poller.idle_for(Duration::from_millis(10));
+    assert_eq!(poller.window(), Duration::ZERO, "idleness closes it at once");
+}
+
+#[test]
+fn no_limit_no_looking() {
+    let mut poller = Poller::new(PollLimit(Duration::ZERO));
+    (0..3).for_each(|_| poller.idle_for(Duration::ZERO));
+    assert_eq!(poller.window(), Duration::ZERO);
+    assert_eq!(poller.look(|| panic!("looked")), Looked::Skipped);
+}
+
+#[test]
+fn looking_ends_with_work_or_with_the_window() {
+    let mut poller = Poller::new(LIMIT);
+    assert_eq!(poller.look(|| true), Looked::Skipped, "closed at first");
+    poller.idle_for(micros(1));
+    let mut looks = 0;
+    assert_eq!(
+        poller.look(|| {
+            looks += 1;
+            looks == 3
+        }),
+        Looked::Hit
+    );
+    let start = Instant::now();
+    assert_ne!(poller.look(|| false), Looked::Hit);
+    assert!(start.elapsed() >= micros(8) || poller.window().is_zero());
+}
+
+#[test]
+fn contention_closes_the_window_for_longer_each_time() {
+    let mut poller = Poller::new(LIMIT);
+    let mut sleeps_until_open = || {
+        poller.contended();
+        assert!(poller.window().is_zero());
+        let mut sleeps = 0;
+        while poller.window().is_zero() {
+            poller.idle_for(micros(1));
+            sleeps += 1;
+        }
+        sleeps
+    };
+    let first = sleeps_until_open();
+    let second = sleeps_until_open();
+    assert_eq!(first, 17);
+    assert!(second >= first, "{first}, {second}");
+}
+
+#[test]
+fn a_written_eventfd_wakes_again_without_being_read() {
+    let fd = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+    let mut wait = Wait::new().unwrap();
+    wait.add(fd.as_fd(), 7).unwrap();
+    let mut sleep = |limit| wait.sleep(Some(limit)).unwrap().collect::<Vec<_>>();
+    assert!(sleep(Duration::ZERO).is_empty());
+    for _ in 0..3 {
+        fd.write(1).unwrap();
+        assert_eq!(sleep(Duration::from_secs(60)), [7]);
+        assert!(sleep(Duration::ZERO).is_empty(), "once per write");
+    }
+    wait.remove(fd.as_fd()).unwrap();
+    fd.write(1).unwrap();
+    assert!(wait.sleep(Some(Duration::ZERO)).unwrap().next().is_none());
+}
+
+#[test]
+fn what_was_signalled_before_counts() {
+    let fd = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+    fd.write(1).unwrap();
+    let mut wait = Wait::new().unwrap();
+    wait.add(fd.as_fd(), 1).unwrap();
+    assert_eq!(wait.sleep(Some(Duration::from_secs(60))).unwrap().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_file_cannot_be_waited_for() {
+    let file = tempfile::tempfile().unwrap();
+    assert!(Wait::new().unwrap().add(file.as_fd(), 0).is_err());
+}
