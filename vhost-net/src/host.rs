@@ -135,10 +135,8 @@ impl Wire {
         // SAFETY: just opened, and owned by nobody else.
         let socket = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         option(&socket, PACKET_IGNORE_OUTGOING)?;
-        option(&socket, PACKET_QDISC_BYPASS)?;
-        if headers {
-            option(&socket, PACKET_VNET_HDR)?;
-        }
+        // Frames that may have to be cut into segments take the ordinary way, the others the quick one.
+        option(&socket, if headers { PACKET_VNET_HDR } else { PACKET_QDISC_BYPASS })?;
         let name = std::ffi::CString::new(name)?;
         // SAFETY: a string that ends in zero.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

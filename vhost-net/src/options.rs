@@ -37,7 +37,7 @@ pub(crate) struct Options {
     pub(crate) tap_fd: Vec<i32>,
 
     /// Make the tap if it does not exist; it goes when this process does
-    #[arg(long, requires = "tap")]
+    #[arg(long, conflicts_with = "tap_fd")]
     pub(crate) create_tap: bool,
 
     /// The card's address; without it one that follows from the tap's name

@@ -35,7 +35,8 @@ fn lines_that_are_wrong() {
         "--fd 3 --tap-fd 4 --create-tap",
         "--fd 3 --tap tap0 --poll 1001",
     ] {
-        assert_eq!(parse(line).map(drop).unwrap_err().exit_code(), 2, "{line}");
+        let code = parse(line).map(drop).map_err(|error| error.exit_code());
+        assert_eq!(code, Err(2), "{line}");
     }
 }
 
