@@ -280,6 +280,10 @@ impl Service for Server {
         sources
     }
 
+    fn is_under_way(&self) -> bool {
+        self.uring.as_ref().is_some_and(|uring| uring.under_way() > 0)
+    }
+
     fn drain(&mut self) {
         while self.uring.as_ref().is_some_and(|uring| uring.under_way() > 0) {
             if !self.reap()

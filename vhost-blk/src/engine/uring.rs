@@ -227,6 +227,11 @@ impl UringPool {
         (0..queues).map(|_| Uring::new(image)).collect::<io::Result<_>>().map(|rings| Self(Mutex::new(rings)))
     }
 
+    /// Whether there is no ring, now.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Lends a ring, if one is free.
     pub fn take(&self) -> Option<Uring> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()

@@ -4,11 +4,13 @@
 //! have several; so every process that may be looked at is. Only on the way to an error message.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-/// Names the holder, or says that it cannot be seen.
-pub(super) fn describe(file: &File) -> String {
-    let Ok(meta) = file.metadata() else { return UNKNOWN.into() };
+/// Names a process that holds a lock on the file, if one can be seen.
+pub(super) fn find(file: &File) -> Option<String> {
+    let meta = file.metadata().ok()?;
     // The form /proc/locks uses: major and minor in hex, inode in decimal.
     let inode = format!(
         "{:02x}:{:02x}:{}",
@@ -16,25 +18,23 @@ pub(super) fn describe(file: &File) -> String {
         nix::sys::stat::minor(meta.dev()),
         meta.ino()
     );
-    let own = std::process::id().to_string();
-    let Ok(processes) = fs::read_dir("/proc") else { return UNKNOWN.into() };
-    for process in processes.flatten() {
+    // An attempt that failed half-way may hold a lock of its own.
+    let own = format!("/proc/{}/fdinfo/{}", std::process::id(), file.as_raw_fd());
+    for process in fs::read_dir("/proc").ok()?.flatten() {
         let name = process.file_name();
         let Some(pid) = name.to_str().filter(|pid| pid.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        if pid != own && holds(pid, &inode) {
+        if holds(pid, &inode, Path::new(&own)) {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return format!("{} (pid {pid})", comm.trim());
+            return Some(format!("{} (pid {pid})", comm.trim()));
         }
     }
-    UNKNOWN.into()
+    None
 }
 
-const UNKNOWN: &str = "another process (which one cannot be seen from here)";
-
-fn holds(pid: &str, inode: &str) -> bool {
+fn holds(pid: &str, inode: &str, own: &Path) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
-    descriptors.flatten().any(|descriptor| {
-        fs::read_to_string(descriptor.path())
+    descriptors.flatten().map(|descriptor| descriptor.path()).filter(|path| path != own).any(|path| {
+        fs::read_to_string(path)
             .is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:") && names(line, inode)))
     })
 }

@@ -10,16 +10,26 @@
 //!   and 201, "nobody may write". It then looks whether somebody holds 101, "I write". Readers of Strata, QEMU
 //!   and Cloud Hypervisor (a read lock on the whole file) do not conflict with these.
 //!
+//! The locked open file is the one that is registered with io_uring. So when a backend is killed, its lock
+//! outlives it until the kernel has finished the last write it had submitted, and a successor does not begin
+//! while an old write could still land on a newer one. For this [`acquire`] waits, if no living process is seen
+//! to hold the lock.
+//!
 //! Called by [`super::Image::open`]. Refuses an image on a file system without locks.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::{ImageError, holder};
+
+/// How long the writes of a killed backend may take to finish.
+const DEAD_HOLDER: Duration = Duration::from_secs(5);
+const UNSEEN: &str = "another process (which one cannot be seen from here)";
 
 const QEMU_READS: i64 = 100;
 const QEMU_WRITES: i64 = 101;
@@ -27,19 +37,31 @@ const QEMU_DENIES_WRITES: i64 = 201;
 
 /// Takes the lock for as long as `file`'s open file description lives.
 pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), ImageError> {
-    let taken = if read_only {
-        set(file, libc::F_RDLCK, QEMU_READS, 1)
-            .and_then(|()| set(file, libc::F_RDLCK, QEMU_DENIES_WRITES, 1))
-            .and_then(|()| nobody_writes(file))
+    let begun = Instant::now();
+    loop {
+        match attempt(file, read_only) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EAGAIN | Errno::EACCES) => {}
+            Err(errno) => {
+                return Err(ImageError::Lock { path: path.to_owned(), source: io::Error::from(errno) });
+            }
+        }
+        let holder = holder::find(file);
+        if holder.is_some() || begun.elapsed() > DEAD_HOLDER {
+            let holder = holder.unwrap_or_else(|| UNSEEN.into());
+            return Err(ImageError::InUse { path: path.to_owned(), read_only, holder });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn attempt(file: &File, read_only: bool) -> Result<(), Errno> {
+    if read_only {
+        set(file, libc::F_RDLCK, QEMU_READS, 1)?;
+        set(file, libc::F_RDLCK, QEMU_DENIES_WRITES, 1)?;
+        nobody_writes(file)
     } else {
         set(file, libc::F_WRLCK, 0, 0)
-    };
-    match taken {
-        Ok(()) => Ok(()),
-        Err(Errno::EAGAIN | Errno::EACCES) => {
-            Err(ImageError::InUse { path: path.to_owned(), read_only, holder: holder::describe(file) })
-        }
-        Err(errno) => Err(ImageError::Lock { path: path.to_owned(), source: io::Error::from(errno) }),
     }
 }
 

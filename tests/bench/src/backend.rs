@@ -1,0 +1,150 @@
+//! Backends as processes: how each is started, and what it costs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A program to measure: `KIND=PROGRAM`.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    kind: Kind,
+    path: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Strata,
+    CloudHypervisor,
+    StorageDaemon,
+}
+
+impl FromStr for Program {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, path) = match text.split_once('=') {
+            Some((kind, path)) => (kind, path),
+            None if text == "qemu-storage-daemon" => ("qsd", text),
+            None => ("strata", text),
+        };
+        let kind = match kind {
+            "strata" => Kind::Strata,
+            "ch" => Kind::CloudHypervisor,
+            "qsd" => Kind::StorageDaemon,
+            other => return Err(format!("{other:?} is no kind of backend; strata, ch and qsd are known")),
+        };
+        Ok(Self { kind, path: PathBuf::from(path) })
+    }
+}
+
+/// How the backend is to use the image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Use<'a> {
+    pub(crate) image: &'a Path,
+    pub(crate) socket: &'a Path,
+    pub(crate) direct: bool,
+    pub(crate) cpu: Option<usize>,
+    pub(crate) extra: &'a [String],
+}
+
+impl Program {
+    /// For tables.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Strata => "strata",
+            Kind::CloudHypervisor => "ch",
+            Kind::StorageDaemon => "qsd",
+        }
+    }
+
+    /// Starts it; it is stopped when the handle is dropped.
+    pub(crate) fn start(&self, how: Use<'_>) -> anyhow::Result<Running> {
+        drop(std::fs::remove_file(how.socket));
+        let (image, socket) = (how.image.display(), how.socket.display());
+        let mut command = match how.cpu {
+            Some(cpu) => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(cpu.to_string()).arg(&self.path);
+                command
+            }
+            None => Command::new(&self.path),
+        };
+        match self.kind {
+            Kind::Strata => command
+                .args(["--blk-file", &image.to_string(), "--socket-path", &socket.to_string()])
+                .args(["--cache", if how.direct { "none" } else { "writeback" }])
+                .args(how.extra),
+            Kind::CloudHypervisor => command.arg("--block-backend").arg(format!(
+                "path={image},socket={socket},num_queues=1,queue_size=128,direct={}",
+                if how.direct { "on" } else { "off" }
+            )),
+            Kind::StorageDaemon => command
+                .arg("--blockdev")
+                .arg(format!(
+                    "driver=file,node-name=disk,filename={image}{}",
+                    if how.direct { ",aio=io_uring,cache.direct=on" } else { "" }
+                ))
+                .arg("--export")
+                .arg(format!(
+                    "type=vhost-user-blk,id=disk,node-name=disk,addr.type=unix,addr.path={socket},writable=on"
+                )),
+        };
+        let log = how.socket.with_extension("log");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).context("making a log")?)
+            .spawn()
+            .with_context(|| format!("starting {}", self.path.display()))?;
+        Ok(Running { child, log })
+    }
+}
+
+/// A running backend.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// What it has written to stderr.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Processor time used so far, by the program and its children (a sandbox has some).
+    pub(crate) fn cpu_time(&mut self) -> anyhow::Result<Duration> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the backend has ended: {status}: {}", self.said());
+        }
+        let mut total = Duration::ZERO;
+        for pid in family(self.child.id()) {
+            let clock = nix::time::clock_getcpuclockid(Pid::from_raw(pid as i32))?;
+            total += Duration::from(nix::time::clock_gettime(clock)?);
+        }
+        Ok(total)
+    }
+}
+
+/// A process and its descendants.
+fn family(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_ascii_whitespace().filter_map(|child| child.parse().ok());
+    std::iter::once(pid).chain(children.flat_map(family)).collect()
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The launcher may have become the backend (taskset executes it), so the child is the one to end.
+        // It may have ended by itself already.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        drop(self.child.wait());
+        drop(std::fs::remove_file(&self.log));
+    }
+}
