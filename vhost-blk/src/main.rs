@@ -70,7 +70,10 @@ fn termination() -> anyhow::Result<SignalFd> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    signals.thread_block().context("blocking SIGTERM and SIGINT")?;
+    let mut blocked = signals;
+    // A write beyond RLIMIT_FSIZE is the guest's error (EFBIG), not our end.
+    blocked.add(Signal::SIGXFSZ);
+    blocked.thread_block().context("blocking signals")?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("a descriptor for signals")
 }
