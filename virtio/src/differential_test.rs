@@ -209,7 +209,7 @@ fn random_rings_are_served_alike() {
 }
 
 /// What ours refuses, the crate either ends early without a word or hands out as it is.
-fn check_malformed<'a>(memory: &Memory, chain: virtio_queue::DescriptorChain<&'a Memory>, why: &ChainError) {
+fn check_malformed(memory: &Memory, chain: virtio_queue::DescriptorChain<&Memory>, why: &ChainError) {
     let descs: Vec<Descriptor> = chain.take(usize::from(N) + 100).collect();
     let ended = descs.last().is_some_and(|last| !last.has_next() && !last.refers_to_indirect_table());
     match why {

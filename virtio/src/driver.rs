@@ -290,6 +290,18 @@ impl DriverQueue {
         self.ring.used_idx() != self.next_used
     }
 
+    /// Asks for a call after `n` more answers, as a driver does that only wants room again (EVENT_IDX; without
+    /// it, at the next answer); true if they are there already.
+    #[inline]
+    pub fn arm_calls_after(&mut self, n: u16) -> bool {
+        if self.features & F_EVENT_IDX == 0 {
+            return self.arm_calls();
+        }
+        self.ring.set_used_event(self.next_used.wrapping_add(n));
+        DriverRing::full_fence();
+        self.ring.used_idx().wrapping_sub(self.next_used) > n
+    }
+
     /// Asks for no calls, while polling.
     #[inline]
     pub fn suppress_calls(&mut self) {

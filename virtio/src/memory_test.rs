@@ -28,7 +28,8 @@ fn refuses_what_no_memory_can_be() {
     let device = RegionSpec { fd: File::open("/dev/zero").unwrap().into(), ..spec(0, 0x1000) };
     let user = RegionSpec { user_addr: u64::MAX - 1, ..spec(0, 0x1000) };
     let huge = RegionSpec { fd: file(0x1000), fd_offset: u64::MAX - 0xfff, ..spec(0, 0x1000) };
-    let cases: Vec<(&str, Vec<RegionSpec>, fn(&MemoryError) -> bool)> = vec![
+    type Case = (&'static str, Vec<RegionSpec>, fn(&MemoryError) -> bool);
+    let cases: Vec<Case> = vec![
         ("nothing", vec![], |e| matches!(e, MemoryError::Count(0))),
         ("too many", (0..65).map(|i| spec(i * 0x1000, 0x1000)).collect(), |e| {
             matches!(e, MemoryError::Count(65))

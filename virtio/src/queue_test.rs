@@ -49,8 +49,8 @@ fn requests_go_round_the_ring_many_times() {
 fn a_setup_that_cannot_be_is_refused() {
     let memory = Arc::new(Memory::anonymous(0x1_0000).unwrap());
     let driver = DriverQueue::new(&memory, 0x1000, N, RING_FEATURES).unwrap();
-    type Change = fn(&mut QueueSetup);
-    let cases: [(&str, Change, fn(&RingError) -> bool); 10] = [
+    type Case = (&'static str, fn(&mut QueueSetup), fn(&RingError) -> bool);
+    let cases: [Case; 10] = [
         ("size 0", |s| s.size = 0, |e| matches!(e, RingError::Size { size: 0 })),
         ("size 3", |s| s.size = 3, |e| matches!(e, RingError::Size { size: 3 })),
         ("size 65535", |s| s.size = 65535, |e| matches!(e, RingError::Size { .. })),
@@ -90,8 +90,8 @@ fn a_region_shifted_against_its_pages_gives_no_misaligned_pointers() {
 
 #[test]
 fn a_broken_ring_is_an_error_for_good() {
-    type Break = fn(&Memory, [u64; 3]);
-    let cases: [(&str, Break, fn(&RingError) -> bool); 5] = [
+    type Case = (&'static str, fn(&Memory, [u64; 3]), fn(&RingError) -> bool);
+    let cases: [Case; 5] = [
         (
             "jump ahead",
             |m, [_, avail, _]| m.write_obj(avail + 2, N + 1).unwrap(),

@@ -34,6 +34,8 @@ use state::{Refused, Session};
 pub use wire::WireError;
 use wire::{Message, Wire, wait_or_stop};
 
+use vhost::vhost_user::message::FrontendReq;
+
 use crate::device::Device;
 use crate::limit::Throttle;
 
@@ -133,12 +135,29 @@ fn attend(
     result
 }
 
+/// Whether a request is answered by a message of its own rather than an acknowledgement.
+fn has_reply(code: FrontendReq) -> bool {
+    use FrontendReq as R;
+    matches!(
+        code,
+        R::GET_FEATURES
+            | R::GET_VRING_BASE
+            | R::GET_PROTOCOL_FEATURES
+            | R::GET_QUEUE_NUM
+            | R::GET_CONFIG
+            | R::GET_INFLIGHT_FD
+            | R::GET_MAX_MEM_SLOTS
+            | R::GET_STATUS
+    )
+}
+
 /// Does one request and replies; false if the session has to end.
 fn answer(wire: &Wire<'_>, session: &mut Session<'_>, message: Message) -> Result<bool, WireError> {
     static REFUSED: Throttle = Throttle::new(10, 60);
     let (code, need_reply) = (message.code, message.need_reply);
     let name = code_of(&message).ok();
-    let acknowledge = need_reply && session.acknowledges();
+    // A reply of another shape than the one expected would put both sides out of step.
+    let acknowledge = need_reply && session.acknowledges() && !name.is_some_and(has_reply);
     let result = Request::parse(message).map_err(Refused::from).and_then(|request| session.handle(request));
     match result {
         Ok(Some(reply)) => {

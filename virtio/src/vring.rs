@@ -209,9 +209,15 @@ pub fn signal(fd: &OwnedFd) {
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
-/// A peer chose the descriptor: it must not be able to hold up a thread of ours by letting it fill.
+/// A peer chose the descriptor: one that blocks when full (a pipe, a socket) must not hold up a thread of ours. An
+/// eventfd is left as it is, since the flag is shared with the peer, who may want to block on reading it; it only
+/// blocks a writer once 2^64 - 1 has been written into it, which a peer could do to none but itself.
 fn set_nonblocking(fd: &OwnedFd) -> std::io::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    // Anonymous inodes, of which eventfd is one, have no file type.
+    if nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT == 0 {
+        return Ok(());
+    }
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
