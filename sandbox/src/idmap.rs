@@ -1,0 +1,52 @@
+//! A user namespace that says "root is this account", for mounts that are shown in a sandbox (mount_setattr(2),
+//! MOUNT_ATTR_IDMAP). Nobody ever runs in it.
+//!
+//! Called by `bind` while the process is still root, because the run directory is root's and private (0700), and
+//! the sandboxed process, which is not root, must reach the sockets in it.
+#![allow(unsafe_code)] // fork
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, pause, pipe2, read, write};
+
+use crate::account::Account;
+use crate::sys;
+
+/// The namespace, held by its descriptor alone.
+pub(crate) fn user_namespace(account: Account) -> io::Result<OwnedFd> {
+    let (reader, writer) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // SAFETY: this process has one thread (checked by `isolate`), so the child may do anything; it only makes
+    // system calls.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+            let made = unshare(CloneFlags::CLONE_NEWUSER).is_ok();
+            let _ = write(&writer, &[u8::from(made)]);
+            loop {
+                pause();
+            }
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut made = [0];
+            let namespace = match read(&reader, &mut made) {
+                Ok(1) if made == [1] => describe(child, account),
+                _ => Err(io::ErrorKind::PermissionDenied.into()),
+            };
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
+            namespace
+        }
+    }
+}
+
+fn describe(child: Pid, account: Account) -> io::Result<OwnedFd> {
+    fs::write(format!("/proc/{child}/uid_map"), format!("0 {} 1", account.uid))?;
+    fs::write(format!("/proc/{child}/gid_map"), format!("0 {} 1", account.gid))?;
+    fs::File::open(format!("/proc/{child}/ns/user")).map(OwnedFd::from)
+}

@@ -1,0 +1,48 @@
+//! Resource limits of a locked process. Called by `isolate` (to raise, as root) and by `lock` (to lower).
+//!
+//! Not set: FSIZE, because standard error may be a log file and a disk image certainly is one; AS, because guest
+//! memory is mapped, mostly unused; MEMLOCK beyond what the process was started with, except for a disk as root.
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+use crate::{Role, SandboxError};
+
+/// Descriptors a role can ever need: memory slots, rings (kick, call, err per queue), connections, and room.
+fn descriptors(role: Role) -> u64 {
+    match role {
+        Role::Vmm => 8192,
+        Role::Blk | Role::Net => 4096,
+    }
+}
+
+/// Threads: vCPUs and workers. Counted for our uid in our own user namespace only (Linux 5.14), so other sandboxes of
+/// the same account do not count.
+fn threads(role: Role) -> u64 {
+    match role {
+        Role::Vmm => 1024,
+        Role::Blk | Role::Net => 512,
+    }
+}
+
+/// io_uring counts what it pins against MEMLOCK on older kernels, and a user's limit is small; root may lift it.
+pub(crate) fn raise_as_root(role: Role) {
+    if role == Role::Blk && nix::unistd::geteuid().is_root() {
+        // Not fatal: without it io_uring may be refused, and the disk says so.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    }
+}
+
+pub(crate) fn lower(role: Role) -> Result<(), SandboxError> {
+    let limits = [
+        (Resource::RLIMIT_CORE, 0), // a core would hold guest memory
+        (Resource::RLIMIT_MSGQUEUE, 0),
+        (Resource::RLIMIT_NPROC, threads(role)),
+        (Resource::RLIMIT_NOFILE, descriptors(role)),
+    ];
+    for (resource, wanted) in limits {
+        let (_, hard) = getrlimit(resource).map_err(SandboxError::errno("read resource limits"))?;
+        let limit = wanted.min(hard);
+        setrlimit(resource, limit, limit).map_err(SandboxError::errno("set resource limits"))?;
+    }
+    Ok(())
+}
