@@ -1,0 +1,175 @@
+//! Exits of all guests on this host by reason, from KVM's tracepoint histogram (`kvm:kvm_exit`, `keys=exit_reason`).
+//!
+//! Owns: the tracepoint's trigger while counting. Called by: the exit-budget cases and the demo. Reasons are SVM's
+//! (AMD APM vol. 2, appendix C) or VMX's (Intel SDM vol. 3, appendix C), as the host has it. Interrupts of the host
+//! itself are told apart: they measure time, not the guest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+const TRIGGER: &str = "hist:keys=exit_reason:size=2048";
+
+/// A count that is running.
+pub struct Count {
+    event: PathBuf,
+}
+
+/// Exits by reason.
+#[derive(Clone, Debug, Default)]
+pub struct Exits {
+    by_code: BTreeMap<u64, u64>,
+    vmx: bool,
+}
+
+impl Count {
+    /// Starts counting from zero.
+    ///
+    /// # Errors
+    /// If the tracepoint is out of reach (needs root and tracefs).
+    pub fn start() -> anyhow::Result<Self> {
+        let roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+        let event = roots.iter().map(|root| PathBuf::from(root).join("events/kvm/kvm_exit"));
+        let event = event
+            .into_iter()
+            .find(|path| path.exists())
+            .context("no tracepoint kvm_exit (needs root, kvm loaded)")?;
+        let count = Self { event };
+        let _ = count.trigger(&format!("!{TRIGGER}"));
+        count.trigger(TRIGGER)?;
+        Ok(count)
+    }
+
+    /// Exits since the start.
+    ///
+    /// # Errors
+    /// If the histogram cannot be read.
+    pub fn so_far(&self) -> anyhow::Result<Exits> {
+        let text = fs::read_to_string(self.event.join("hist")).context("cannot read the exit histogram")?;
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let vmx = cpuinfo.lines().any(|line| line.starts_with("flags") && line.contains(" vmx"));
+        Ok(Exits { by_code: parse(&text), vmx })
+    }
+
+    fn trigger(&self, text: &str) -> anyhow::Result<()> {
+        fs::write(self.event.join("trigger"), text).context("cannot set the exit histogram")
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        let _ = self.trigger(&format!("!{TRIGGER}"));
+    }
+}
+
+impl Exits {
+    /// Exits that the guest caused.
+    pub fn total(&self) -> u64 {
+        self.by_code.iter().filter(|(code, _)| **code != self.host_interrupt()).map(|(_, count)| count).sum()
+    }
+
+    /// Accesses to memory that had no mapping yet, or to a device.
+    pub fn nested_page_faults(&self) -> u64 {
+        let codes: &[u64] = if self.vmx { &[48, 49] } else { &[0x400] };
+        codes.iter().filter_map(|code| self.by_code.get(code)).sum()
+    }
+
+    /// What came after `earlier` was taken.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |code| earlier.by_code.get(code).copied().unwrap_or(0);
+        let by_code = self.by_code.iter().map(|(code, count)| (*code, count.saturating_sub(before(code))));
+        Self { by_code: by_code.filter(|(_, count)| *count > 0).collect(), vmx: self.vmx }
+    }
+
+    /// (reason, count), most frequent first, host interrupts left out.
+    pub fn by_reason(&self) -> Vec<(String, u64)> {
+        let guest = self.by_code.iter().filter(|(code, _)| **code != self.host_interrupt());
+        let mut rows: Vec<_> = guest.map(|(code, count)| (self.reason(*code), *count)).collect();
+        rows.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), name.clone()));
+        rows
+    }
+
+    /// All in one line, for messages.
+    pub fn line(&self) -> String {
+        let rows = self.by_reason().into_iter().map(|(name, count)| format!("{name} {count}"));
+        format!("{} exits: {}", self.total(), rows.collect::<Vec<_>>().join(", "))
+    }
+
+    fn host_interrupt(&self) -> u64 {
+        if self.vmx { 1 } else { 0x60 }
+    }
+
+    fn reason(&self, code: u64) -> String {
+        let names: &[(u64, &str)] = if self.vmx { VMX } else { SVM };
+        let name = names.iter().find(|(known, _)| *known == code).map(|(_, name)| (*name).to_owned());
+        name.unwrap_or_else(|| format!("reason {code:#x}"))
+    }
+}
+
+const SVM: &[(u64, &str)] = &[
+    (0x4e, "page fault"),
+    (0x61, "NMI"),
+    (0x64, "interrupt window"),
+    (0x72, "CPUID"),
+    (0x76, "INVD"),
+    (0x77, "PAUSE"),
+    (0x78, "HLT"),
+    (0x7b, "port I/O"),
+    (0x7c, "MSR"),
+    (0x7f, "shutdown"),
+    (0x80, "VMRUN"),
+    (0x81, "hypercall"),
+    (0x89, "WBINVD"),
+    (0x8d, "XSETBV"),
+    (0x400, "nested page fault"),
+];
+
+const VMX: &[(u64, &str)] = &[
+    (0, "exception or NMI"),
+    (2, "triple fault"),
+    (7, "interrupt window"),
+    (10, "CPUID"),
+    (12, "HLT"),
+    (18, "hypercall"),
+    (28, "control register"),
+    (30, "port I/O"),
+    (31, "MSR read"),
+    (32, "MSR write"),
+    (40, "PAUSE"),
+    (48, "nested page fault"),
+    (49, "nested page fault (device)"),
+    (52, "preemption timer"),
+    (55, "XSETBV"),
+];
+
+fn parse(hist: &str) -> BTreeMap<u64, u64> {
+    let row = |line: &str| {
+        let key = line.split_once("exit_reason:")?.1.split('}').next()?.trim();
+        let count = line.split_once("hitcount:")?.1.split_whitespace().next()?;
+        let code = match key.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok()?,
+            None => key.parse().ok()?,
+        };
+        Some((code, count.parse().ok()?))
+    };
+    hist.lines().filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HIST: &str = "# event histogram\n#\n\n{ exit_reason:        120 } hitcount:          7\n\
+        { exit_reason:         96 } hitcount:        500\n{ exit_reason:       1024 } hitcount:         31\n\nTotals:\n    Hits: 538\n";
+
+    #[test]
+    fn host_interrupts_are_not_the_guests() {
+        let exits = Exits { by_code: parse(HIST), vmx: false };
+        assert_eq!(exits.total(), 38);
+        assert_eq!(exits.nested_page_faults(), 31);
+        assert_eq!(exits.by_reason(), [("nested page fault".to_owned(), 31), ("HLT".to_owned(), 7)]);
+        assert_eq!(exits.since(&exits).total(), 0);
+    }
+}

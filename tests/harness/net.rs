@@ -1,0 +1,106 @@
+//! The host's end of a guest's network: a tap in this process's own network namespace, and files over TCP.
+//!
+//! Owns: the namespace (left with the process) and listener threads. Called by: cases and the demo. The namespace keeps
+//! taps and addresses of tests away from the host's.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sched::{CloneFlags, unshare};
+use strata_rig::tool;
+
+/// The host's address on the tap; the guest takes [`GUEST`].
+pub const HOST: &str = "10.77.0.1";
+/// The guest's address.
+pub const GUEST: &str = "10.77.0.2";
+
+/// Moves this process into a network namespace of its own. Before any thread is started.
+///
+/// # Errors
+/// If we may not (it takes root).
+pub fn own_namespace() -> anyhow::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (needs root)")?;
+    tool::output(tool::command("ip").args(["link", "set", "lo", "up"])).map(drop)
+}
+
+/// A tap with the host's address, removed when dropped.
+pub struct Tap {
+    name: String,
+}
+
+impl Tap {
+    /// Makes tap `name`, up, with [`HOST`]'s address; `multi_queue` if the NIC will have several pairs.
+    ///
+    /// # Errors
+    /// If we may not make taps here.
+    pub fn new(name: &str, multi_queue: bool) -> anyhow::Result<Self> {
+        let mut add = tool::command("ip");
+        add.args(["tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr"]);
+        if multi_queue {
+            add.arg("multi_queue");
+        }
+        tool::output(&mut add)?;
+        let tap = Self { name: name.to_owned() };
+        tool::output(tool::command("ip").args(["addr", "add", &format!("{HOST}/24"), "dev", name]))?;
+        tool::output(tool::command("ip").args(["link", "set", name, "up"]))?;
+        Ok(tap)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = tool::output(tool::command("ip").args(["link", "del", &self.name]));
+    }
+}
+
+/// Sends `content` to the first that connects to the returned port.
+///
+/// # Errors
+/// If there is no port to listen on.
+pub fn send_once(content: Vec<u8>) -> anyhow::Result<(u16, JoinHandle<anyhow::Result<()>>)> {
+    let (listener, port) = listen()?;
+    let sender = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        stream.write_all(&content)?;
+        Ok(())
+    });
+    Ok((port, sender))
+}
+
+/// Receives `size` bytes from the first that connects to the returned port.
+///
+/// # Errors
+/// If there is no port to listen on.
+pub fn receive_once(size: usize) -> anyhow::Result<(u16, JoinHandle<anyhow::Result<Vec<u8>>>)> {
+    let (listener, port) = listen()?;
+    let receiver = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        let mut content = vec![0; size];
+        stream.read_exact(&mut content).context("the guest sent less than it should have")?;
+        Ok(content)
+    });
+    Ok((port, receiver))
+}
+
+fn listen() -> anyhow::Result<(TcpListener, u16)> {
+    let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], 0)))?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, port))
+}
+
+/// Waits for a thread of [`send_once`] or [`receive_once`].
+///
+/// # Errors
+/// Those of the thread.
+pub fn finish<T>(thread: JoinHandle<anyhow::Result<T>>) -> anyhow::Result<T> {
+    thread.join().map_err(|_| anyhow::anyhow!("the network thread panicked"))?
+}
