@@ -1,7 +1,7 @@
 //! The backend's end of vhost-user: serves one frontend after another with one [`Device`].
 //!
 //! Called by a backend's `main`, on the control thread; the queues run on threads of the device's. A session
-//! is a small state machine ([`state`]) fed with typed requests ([`request`]) from a socket ([`wire`]).
+//! is a small state machine (`state`) fed with typed requests (`request`) from a socket (`wire`).
 //!
 //! ```text
 //!   listen --> accept --> request, reply, request, ... --> disconnect: rings drained, device reset, memory
