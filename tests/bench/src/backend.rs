@@ -133,7 +133,7 @@ impl Running {
 }
 
 /// A process and its descendants.
-fn family(pid: u32) -> Vec<u32> {
+pub(crate) fn family(pid: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_ascii_whitespace().filter_map(|child| child.parse().ok());
     std::iter::once(pid).chain(children.flat_map(family)).collect()

@@ -4,6 +4,9 @@
 mod backend;
 mod blk;
 mod frontend;
+mod net;
+mod net_backend;
+mod net_driver;
 mod report;
 mod ring;
 mod stats;
@@ -22,10 +25,14 @@ struct Arguments {
 enum What {
     /// Block backends: IOPS, latency, kicks and calls per I/O, processor time of the backend per I/O
     Blk(blk::Options),
+    /// Net backends: frames per second each way, request/response latency, kicks and calls per frame, processor
+    /// time of the backend per frame
+    Net(net::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Blk(options) => blk::run(&options),
+        What::Net(options) => net::run(&options),
     }
 }

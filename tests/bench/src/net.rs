@@ -1,0 +1,390 @@
+//! The network benchmark: frames of one size, one way, as fast as they go; or one request after the other.
+//! Backends are measured in turns, so that what disturbs the machine disturbs all of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use strata_vhost_net::host::{Namespace, Wire};
+
+use crate::net_backend::{Program, Running, TAP};
+use crate::net_driver::{Driver, HEADER};
+use crate::stats::{Histogram, median};
+
+/// `strata-bench net`
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The backend to measure: [strata=]PROGRAM
+    #[arg(long, value_name = "PROGRAM")]
+    backend: Program,
+
+    /// Others beside it: ch=PROGRAM, strata=PROGRAM
+    #[arg(long, value_name = "KIND=PROGRAM")]
+    against: Vec<Program>,
+
+    /// What is done
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Load::ALL)]
+    load: Vec<Load>,
+
+    /// Whether the driver sleeps for answers or spins
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Mode::Event])]
+    mode: Vec<Mode>,
+
+    /// Length of one run
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+
+    /// Runs of each backend, in turns
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+
+    /// Descriptors per queue
+    #[arg(long, default_value_t = 256)]
+    queue: u16,
+
+    /// Processors of driver, backend, and whoever sends to the guest
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1, 0])]
+    cpus: Vec<usize>,
+
+    /// Leave all unpinned
+    #[arg(long)]
+    unpinned: bool,
+
+    /// Print JSON lines instead of a table
+    #[arg(long)]
+    json: bool,
+
+    /// Further words for our backend's command line
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    extra: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Load {
+    Tx64,
+    Tx1500,
+    TxGso,
+    Rx64,
+    Rx1500,
+    RxGso,
+    /// Echo requests, answered by the host
+    Rr,
+}
+
+impl Load {
+    const ALL: [Self; 7] =
+        [Self::Tx64, Self::Tx1500, Self::TxGso, Self::Rx64, Self::Rx1500, Self::RxGso, Self::Rr];
+
+    /// The frame, with its header.
+    fn frame(self) -> ([u8; HEADER], Vec<u8>) {
+        match self {
+            Self::Tx64 | Self::Rx64 => plain(64),
+            Self::Tx1500 | Self::Rx1500 => plain(1500),
+            Self::TxGso | Self::RxGso => segment(),
+            Self::Rr => ([0; HEADER], echo_request()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    Event,
+    Poll,
+}
+
+/// One run of one backend.
+#[derive(Debug, Clone, Default)]
+struct Run {
+    frames: f64,
+    gbits: f64,
+    cpu: f64,
+    kicks: f64,
+    calls: f64,
+    p50: f64,
+    p99: f64,
+}
+
+const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+const HOST: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
+
+fn ethernet(to: [u8; 6], from: [u8; 6], kind: [u8; 2]) -> Vec<u8> {
+    [&to[..], &from, &kind].concat()
+}
+
+/// A frame nobody understands: the host drops it as early as it can.
+fn plain(len: usize) -> ([u8; HEADER], Vec<u8>) {
+    let mut frame = ethernet(HOST, GUEST, [0x88, 0xb5]);
+    frame.resize(len, 0x5a);
+    ([0; HEADER], frame)
+}
+
+fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], payload: usize) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0];
+    ip.extend(from);
+    ip.extend(to);
+    ip.splice(2..4, ((20 + payload) as u16).to_be_bytes());
+    let sum = checksum(&ip);
+    ip.splice(10..12, sum.to_be_bytes());
+    ip
+}
+
+fn checksum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes.chunks(2).map(|w| w.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))).sum();
+    let sum = (sum >> 16) + (sum & 0xffff);
+    !((sum + (sum >> 16)) as u16)
+}
+
+/// A TCP segment of 64 KiB to be cut, to an address that is not the host's.
+fn segment() -> ([u8; HEADER], Vec<u8>) {
+    const PAYLOAD: usize = 65_160;
+    let mut frame = ethernet(HOST, GUEST, [0x08, 0x00]);
+    frame.extend(ipv4(6, [198, 51, 100, 1], [198, 51, 100, 2], 20 + PAYLOAD));
+    frame.extend([0x12, 0x34, 0x56, 0x78, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.resize(frame.len() + PAYLOAD, 0x5a);
+    let mut header = [0; HEADER];
+    // NEEDS_CSUM, TCPv4, headers of 54 bytes, pieces of 1448, checksum at 34 + 16.
+    for (to, from) in header.iter_mut().zip([1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0]) {
+        *to = from;
+    }
+    (header, frame)
+}
+
+fn echo_request() -> Vec<u8> {
+    let mut frame = ethernet(HOST, GUEST, [0x08, 0x00]);
+    frame.extend(ipv4(1, [192, 0, 2, 2], [192, 0, 2, 1], 16));
+    let mut icmp = vec![8, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let sum = checksum(&icmp);
+    icmp.splice(2..4, sum.to_be_bytes());
+    frame.extend(icmp);
+    frame
+}
+
+/// Measures everything asked for.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let mut programs = vec![&options.backend];
+    programs.extend(&options.against);
+    for mode in &options.mode {
+        for load in &options.load {
+            let mut runs: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
+            for _ in 0..options.rounds {
+                for (index, program) in programs.iter().enumerate() {
+                    let run = measure(options, program, *mode, *load)
+                        .with_context(|| format!("{} {load:?}", program.name()))?;
+                    runs.entry(index).or_default().push(run);
+                }
+            }
+            print(options, &format!("{load:?}, driver in {mode:?} mode"), &programs, &runs);
+        }
+    }
+    Ok(())
+}
+
+fn pin(options: &Options, role: usize) -> anyhow::Result<()> {
+    if let (false, Some(cpu)) = (options.unpinned, options.cpus.get(role)) {
+        let mut set = CpuSet::new();
+        set.set(*cpu)?;
+        sched_setaffinity(Pid::from_raw(0), &set).context("pinning")?;
+    }
+    Ok(())
+}
+
+fn measure(options: &Options, program: &Program, mode: Mode, load: Load) -> anyhow::Result<Run> {
+    let namespace = Namespace::new()?;
+    let dir = std::env::temp_dir().join(format!("strata-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let socket = dir.join("net.sock");
+    let cpu = if options.unpinned { None } else { options.cpus.get(1).copied() };
+    let mut backend = program.start(&namespace, &socket, cpu, &options.extra)?;
+    pin(options, 0)?;
+    let mut driver = Driver::connect(&socket, options.queue, mode == Mode::Poll, load == Load::RxGso)?;
+    let result = match load {
+        Load::Tx64 | Load::Tx1500 | Load::TxGso => {
+            transmit(options, load, &namespace, &mut backend, &mut driver)
+        }
+        Load::Rx64 | Load::Rx1500 | Load::RxGso => {
+            receive(options, load, &namespace, &mut backend, &mut driver)
+        }
+        Load::Rr => request(options, &namespace, &mut backend, &mut driver),
+    };
+    drop(driver);
+    drop(backend);
+    std::fs::remove_dir_all(&dir)?;
+    result
+}
+
+/// Lets things get going before they are measured.
+const WARM: Duration = Duration::from_millis(200);
+
+fn transmit(
+    options: &Options,
+    load: Load,
+    namespace: &Namespace,
+    backend: &mut Running,
+    driver: &mut Driver,
+) -> anyhow::Result<Run> {
+    let (header, frame) = load.frame();
+    driver.set_frame(&header, &frame)?;
+    let mut push = |length: Duration| {
+        let start = Instant::now();
+        while start.elapsed() < length {
+            driver.transmit(frame.len());
+            driver.reclaim();
+        }
+        (driver.kicks, driver.calls)
+    };
+    let (kicks, calls) = push(WARM);
+    let (sent, cpu, start) = (namespace.counters(TAP)?.received, backend.cpu_time()?, Instant::now());
+    let (kicks_after, calls_after) = push(Duration::from_secs_f64(options.seconds));
+    let (cpu_after, elapsed) = (backend.cpu_time()?, start.elapsed());
+    let frames = (namespace.counters(TAP)?.received - sent) as f64;
+    Ok(Run {
+        frames: frames / elapsed.as_secs_f64(),
+        gbits: frames * frame.len() as f64 * 8.0 / elapsed.as_secs_f64() / 1e9,
+        cpu: (cpu_after - cpu).as_secs_f64() / frames * 1e6,
+        kicks: (kicks_after - kicks) as f64 / frames,
+        calls: (calls_after - calls) as f64 / frames,
+        ..Run::default()
+    })
+}
+
+fn receive(
+    options: &Options,
+    load: Load,
+    namespace: &Namespace,
+    backend: &mut Running,
+    driver: &mut Driver,
+) -> anyhow::Result<Run> {
+    let (header, frame) = load.frame();
+    let large = load == Load::RxGso;
+    let wire = namespace.wire(TAP, large)?;
+    let sent = if large { [&header[..10], &frame].concat() } else { frame.clone() };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| send_until(options, &wire, &sent, &stop));
+        let result = take(options, frame.len(), backend, driver);
+        stop.store(true, Ordering::Relaxed);
+        sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+        result
+    })
+}
+
+fn send_until(options: &Options, wire: &Wire, frame: &[u8], stop: &AtomicBool) -> anyhow::Result<()> {
+    pin(options, 2)?;
+    while !stop.load(Ordering::Relaxed) {
+        if wire.send_many(frame, 64)? == 0 {
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+fn take(options: &Options, len: usize, backend: &mut Running, driver: &mut Driver) -> anyhow::Result<Run> {
+    let mut pull = |length: Duration| {
+        let (start, mut bytes, mut buffers) = (Instant::now(), 0, 0);
+        while start.elapsed() < length {
+            driver.refill();
+            let (count, more) = driver.receive(false);
+            buffers += count;
+            bytes += more;
+        }
+        (bytes, buffers, driver.kicks, driver.calls)
+    };
+    let (.., kicks, calls) = pull(WARM);
+    let (cpu, start) = (backend.cpu_time()?, Instant::now());
+    let (bytes, _, kicks_after, calls_after) = pull(Duration::from_secs_f64(options.seconds));
+    let (cpu_after, elapsed) = (backend.cpu_time()?, start.elapsed());
+    let frames = bytes as f64 / (len + HEADER) as f64;
+    Ok(Run {
+        frames: frames / elapsed.as_secs_f64(),
+        gbits: frames * len as f64 * 8.0 / elapsed.as_secs_f64() / 1e9,
+        cpu: (cpu_after - cpu).as_secs_f64() / frames * 1e6,
+        kicks: (kicks_after - kicks) as f64 / frames,
+        calls: (calls_after - calls) as f64 / frames,
+        ..Run::default()
+    })
+}
+
+fn request(
+    options: &Options,
+    namespace: &Namespace,
+    backend: &mut Running,
+    driver: &mut Driver,
+) -> anyhow::Result<Run> {
+    let mac = HOST.map(|byte| format!("{byte:02x}")).join(":");
+    let guest = GUEST.map(|byte| format!("{byte:02x}")).join(":");
+    namespace.ip(&format!("link set {TAP} address {mac}"))?;
+    namespace.ip(&format!("addr replace 192.0.2.1/24 dev {TAP}"))?;
+    namespace.ip(&format!("neigh replace 192.0.2.2 lladdr {guest} dev {TAP} nud permanent"))?;
+    let frame = echo_request();
+    driver.set_frame(&[0; HEADER], &frame)?;
+    driver.refill();
+    let mut ask = |length: Duration| {
+        let (start, mut times) = (Instant::now(), Histogram::default());
+        let mut count = 0u64;
+        while start.elapsed() < length {
+            let asked = Instant::now();
+            driver.transmit_one(frame.len());
+            driver.receive(true);
+            times.add(asked.elapsed().as_nanos() as u64);
+            count += 1;
+            driver.reap();
+            driver.refill();
+        }
+        (times, count, driver.kicks, driver.calls)
+    };
+    let (.., kicks, calls) = ask(WARM);
+    let (cpu, start) = (backend.cpu_time()?, Instant::now());
+    let (times, count, kicks_after, calls_after) = ask(Duration::from_secs_f64(options.seconds));
+    let (cpu_after, elapsed) = (backend.cpu_time()?, start.elapsed());
+    let count = count as f64;
+    Ok(Run {
+        frames: count / elapsed.as_secs_f64(),
+        cpu: (cpu_after - cpu).as_secs_f64() / count * 1e6,
+        kicks: (kicks_after - kicks) as f64 / count,
+        calls: (calls_after - calls) as f64 / count,
+        p50: times.percentile(0.5),
+        p99: times.percentile(0.99),
+        ..Run::default()
+    })
+}
+
+fn print(options: &Options, title: &str, programs: &[&Program], runs: &BTreeMap<usize, Vec<Run>>) {
+    let value = |index: usize, pick: fn(&Run) -> f64| {
+        median(&runs.get(&index).into_iter().flatten().map(pick).collect::<Vec<_>>())
+    };
+    if !options.json {
+        println!("{title}");
+        println!(
+            "  {:8} {:>10} {:>7} {:>8} {:>8} {:>9} {:>9} {:>8} {:>8}",
+            "", "kpps", "spread", "Gbit/s", "CPU s/M", "kicks/f", "calls/f", "p50 us", "p99 us"
+        );
+    }
+    for (index, program) in programs.iter().enumerate() {
+        let (frames, spread) = value(index, |run| run.frames);
+        let of = |pick: fn(&Run) -> f64| value(index, pick).0;
+        let (gbits, cpu, kicks, calls) = (of(|r| r.gbits), of(|r| r.cpu), of(|r| r.kicks), of(|r| r.calls));
+        let (p50, p99) = (of(|r| r.p50), of(|r| r.p99));
+        if options.json {
+            let line = serde_json::json!({
+                "load": title, "backend": program.name(), "frames_per_second": frames, "gbits": gbits,
+                "cpu_seconds_per_million": cpu, "kicks_per_frame": kicks, "calls_per_frame": calls,
+                "p50_us": p50, "p99_us": p99,
+            });
+            println!("{line}");
+            continue;
+        }
+        println!(
+            "  {:8} {:>10.1} {:>6.0}% {gbits:>8.2} {cpu:>8.2} {kicks:>9.5} {calls:>9.5} {p50:>8.1} {p99:>8.1}",
+            program.name(),
+            frames / 1e3,
+            spread * 100.0,
+        );
+    }
+    if !options.json {
+        println!();
+    }
+}
