@@ -90,8 +90,9 @@ pub(crate) enum Command {
 }
 
 const RUN_HELP: &str = "\
-The keys of the machine file are those of the flags, with `_` for `-`; a flag wins over the file, a disk, NIC or
-device given by flag comes after the file's, or replaces the one with the same id:
+The keys of the machine file are those of the flags, with `_` for `-`.
+A flag wins over the file; a disk, NIC or device given by flag comes after the
+file's, or replaces the one with the same id.
 
     kernel = \"vmlinuz\"
     memory = \"1G\"
@@ -101,11 +102,12 @@ device given by flag comes after the file's, or replaces the one with the same i
     [[net]]
     tap = \"tap0\"
 
-Relative paths in a file start at the file's folder. In a flag's key=value list, `,,` is a comma of the value.
+Relative paths in a file start at the file's folder. In a flag's list of
+key=value, `,,` is a comma of the value.
 
-On a terminal the guest gets every key, Ctrl-C too. Ctrl-] then q presses the power button, k kills, another
-Ctrl-] is sent to the guest. SIGTERM, SIGINT and SIGHUP press the power button and wait --stop-timeout; a second
-one kills.";
+On a terminal the guest gets every key, Ctrl-C too. Ctrl-] then q presses the
+power button, k kills, another Ctrl-] is sent to the guest. SIGTERM, SIGINT and
+SIGHUP press the power button and wait --stop-timeout; a second one kills.";
 
 // The brackets are help texts for people, not links.
 #[allow(rustdoc::broken_intra_doc_links)]

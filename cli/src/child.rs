@@ -64,9 +64,11 @@ impl Death {
             },
             _ => self.status.to_string(),
         };
+        // Whoever was killed by others did not know: its last line has nothing to do with it.
+        let knew = matches!(self.status.signal(), None | Some(libc::SIGABRT));
         match &self.last_words {
-            Some(words) => format!("{how}: {words}"),
-            None => how,
+            Some(words) if knew => format!("{how}: {words}"),
+            _ => how,
         }
     }
 }
@@ -219,6 +221,7 @@ mod tests {
             Death { status: ExitStatus::from_raw(raw), last_words: words.map(str::to_owned) }.describe()
         };
         assert_eq!(death(0x100, Some("a.img is in use")), "exit status 1: a.img is in use");
-        assert_eq!(death(31, None), "killed by SIGSYS");
+        assert_eq!(death(libc::SIGABRT, Some("panicked")), "killed by SIGABRT: panicked");
+        assert_eq!(death(libc::SIGSYS, Some("INFO connected")), "killed by SIGSYS");
     }
 }
