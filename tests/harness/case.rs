@@ -153,6 +153,6 @@ impl Context {
     /// If the initramfs cannot be made.
     pub fn machine(&self, script: &str) -> anyhow::Result<Machine<'_>> {
         let initrd = self.initrd(script)?;
-        Ok(Machine::new(self, &self.place.guest_vmlinuz(), Some(&initrd)))
+        Ok(Machine::new(self, &self.place.guest_vmlinuz(), &initrd))
     }
 }

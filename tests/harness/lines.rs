@@ -17,6 +17,8 @@ struct State {
     lines: Vec<String>,
     partial: String,
     ended: bool,
+    /// Each further line is also printed, behind this.
+    echo: Option<String>,
 }
 
 #[derive(Default)]
@@ -56,6 +58,20 @@ impl Lines {
             }
         });
         Self { name: name.to_owned(), shared, cursor: Arc::default() }
+    }
+
+    /// Prints each line from now on, behind `prefix`.
+    pub fn echo(&self, prefix: &str) {
+        self.shared.lock().echo = Some(prefix.to_owned());
+    }
+
+    /// Waits for a line that is exactly `wanted`.
+    ///
+    /// # Errors
+    /// As [`Lines::wait`].
+    pub fn wait_line(&self, wanted: &str) -> anyhow::Result<()> {
+        while self.wait(wanted)?.trim() != wanted {}
+        Ok(())
     }
 
     /// Waits for a line that contains `wanted`, after the one found last, and gives it.
@@ -155,6 +171,9 @@ impl State {
         match byte {
             b'\n' => {
                 let line = std::mem::take(&mut self.partial);
+                if let Some(prefix) = &self.echo {
+                    println!("{prefix}{line}");
+                }
                 self.lines.push(line);
             }
             b'\r' => {}

@@ -28,11 +28,8 @@ pub struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// A machine of one vCPU and 512 MiB.
-    pub fn new(context: &'a Context, kernel: &Path, initrd: Option<&Path>) -> Self {
-        let mut args: Vec<OsString> = vec!["--kernel".into(), kernel.into()];
-        if let Some(initrd) = initrd {
-            args.extend(["--initrd".into(), initrd.into()]);
-        }
+    pub fn new(context: &'a Context, kernel: &Path, initrd: &Path) -> Self {
+        let args = vec!["--kernel".into(), kernel.into(), "--initrd".into(), initrd.into()];
         Self { context, args, name: "vm".into(), cmdline: CMDLINE.into(), cpus: 1, memory: "512M".into() }
     }
 
@@ -40,6 +37,14 @@ impl<'a> Machine<'a> {
     pub fn kernel(mut self, kernel: &Path) -> Self {
         if let Some(path) = self.args.get_mut(1) {
             *path = kernel.into();
+        }
+        self
+    }
+
+    /// Another initramfs in place of the first.
+    pub fn initrd(mut self, initrd: &Path) -> Self {
+        if let Some(path) = self.args.get_mut(3) {
+            *path = initrd.into();
         }
         self
     }

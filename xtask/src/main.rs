@@ -1,6 +1,19 @@
 //! The project's own commands: `cargo xtask demo | test | check | setup | rig`.
+//!
+//! Owns: the order in which a fresh machine is made ready, things are built, and tests run. Each command does all of
+//! its own set-up and is quick the second time.
 
+mod build;
+mod check;
+mod counts;
+mod demo;
+mod guests;
+mod native;
 mod setup;
+mod test;
+
+#[cfg(test)]
+mod workspace_test;
 
 use std::process::ExitCode;
 
@@ -16,6 +29,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Boot a Debian guest on three processes and show where its exits went
+    Demo,
+    /// Run every test, guests included
+    Test(test::Arguments),
+    /// Formatting, lints, documentation, the workspace's shape
+    Check,
     /// Install and download what tests and demo need (they do it themselves too)
     Setup,
     /// Run a shell command in the rig, a machine with KVM in software
@@ -38,9 +57,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let place = Place::of_this_clone();
     match command {
-        Command::Setup => setup::run(&place).map(|()| ExitCode::SUCCESS),
+        Command::Demo => demo::run(&place).map(|()| ExitCode::SUCCESS),
+        Command::Test(arguments) => test::run(&place, &arguments),
+        Command::Check => check::run(&place).map(|()| ExitCode::SUCCESS),
+        Command::Setup => setup::for_tests(&place).map(|()| ExitCode::SUCCESS),
         Command::Rig { command } => {
-            setup::run(&place)?;
+            setup::for_rig(&place)?;
             let out = strata_rig::machine::fresh_output(&place, "rig-out")?;
             say(&format!("results written to /run/out are in {}", out.display()));
             let status = Rig::from_environment(&place).run(&command, &out, &mut |line| println!("{line}"))?;

@@ -9,6 +9,7 @@
 //! Called by: `xtask` and the guest tests. Refuses: to touch anything of the host beyond Debian packages.
 
 pub mod cpio;
+pub mod debian;
 pub mod initramfs;
 pub mod kernel;
 pub mod kvm;

@@ -64,7 +64,8 @@ impl Rig {
         fs::write(&command, self.preamble() + script + "\n")?;
         // Its standard input stays open although nothing comes: at its end QEMU would close the output port with it.
         let mut qemu = self.qemu(out, &log)?;
-        let mut qemu = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
+        let mut qemu =
+            qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
         let stdin = qemu.stdin.take();
         let stdout = qemu.stdout.take().context("QEMU has no output")?;
         let alarm = Alarm::set(&qemu, self.limit);

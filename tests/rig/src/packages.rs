@@ -41,7 +41,7 @@ pub fn ensure(extra: &[&str]) -> anyhow::Result<()> {
 }
 
 fn install_qemu(apt: &Apt) -> anyhow::Result<()> {
-    let codename = os_release("VERSION_CODENAME").unwrap_or_default();
+    let codename = codename();
     let backports = format!("{codename}-backports");
     if madison("qemu-system-x86")?.iter().all(|(version, _)| major(version) < QEMU_MAJOR) {
         step(&format!("{codename}'s QEMU is too old for the rig; adding {backports}"), || {
@@ -99,14 +99,22 @@ fn madison(name: &str) -> anyhow::Result<Vec<(String, String)>> {
     Ok(listing.lines().filter_map(row).collect())
 }
 
+/// This Debian's name: `bookworm`, `trixie`.
+pub fn codename() -> String {
+    os_release("VERSION_CODENAME").unwrap_or_default()
+}
+
 fn os_release(key: &str) -> Option<String> {
     let text = fs::read_to_string("/etc/os-release").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
     Some(line.trim_matches('"').to_owned())
 }
 
-/// The mirror this system uses for `codename`, so that backports come from the same one, and the `[signed-by]` part.
-fn source_of(codename: &str) -> anyhow::Result<(String, String)> {
+/// The mirror this system uses for `codename`, and the `[signed-by=...] ` part of its source line.
+///
+/// # Errors
+/// If apt's sources do not mention it.
+pub fn source_of(codename: &str) -> anyhow::Result<(String, String)> {
     let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
     for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
         texts.push(fs::read_to_string(entry.path()).unwrap_or_default());

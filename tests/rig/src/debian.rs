@@ -1,0 +1,80 @@
+//! A small real Debian on a disk image: systemd, udev, a login prompt, a network.
+//!
+//! Owns: `debian.ext4` in the cache. Called by: `xtask demo`. Made with mmdebstrap of this host's own release and
+//! mirror; the image is written without mounting anything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::place::Place;
+use crate::progress::{say, step};
+use crate::{packages, stamp, tool};
+
+const PACKAGES: &str = "systemd-sysv,udev,iproute2,iputils-ping,login,passwd,kmod";
+/// Sparse: what is not used is not there.
+const SIZE: &str = "1G";
+
+/// What makes a plain Debian this guest: who it is, its address, a root without a password on its console.
+const CUSTOMIZE: &str = include_str!("debian.sh");
+
+/// The image, made if it is not there yet.
+///
+/// # Errors
+/// If mmdebstrap fails or root is not to be had.
+pub fn image(place: &Place) -> anyhow::Result<PathBuf> {
+    let image = place.cache().join("debian.ext4");
+    let codename = packages::codename();
+    let (mirror, options) = packages::source_of(&codename)?;
+    let source = format!("deb {options}{mirror} {codename} main");
+    let of = format!("{source}\n{PACKAGES} {SIZE}\n{CUSTOMIZE}");
+    if stamp::fresh(&image, &of) {
+        return Ok(image);
+    }
+    stamp::forget(&image);
+    let tree = place.cache().join("debian-root");
+    as_root_output(as_root("rm").arg("-rf").arg(&tree))?;
+    step(&format!("a Debian ({codename}) root file system with mmdebstrap"), || {
+        bootstrap(&codename, &source, &tree)
+    })?;
+    step("its disk image", || {
+        let _ = fs::remove_file(&image);
+        let mut mke2fs = as_root("mke2fs");
+        mke2fs.args(["-q", "-t", "ext4", "-L", "debian", "-d"]).arg(&tree).arg(&image).arg(SIZE);
+        as_root_output(&mut mke2fs)?;
+        as_root_output(as_root("rm").arg("-rf").arg(&tree))?;
+        stamp::write(&image, &of)
+    })?;
+    Ok(image)
+}
+
+fn bootstrap(codename: &str, source: &str, tree: &Path) -> anyhow::Result<()> {
+    let hook = tree.with_file_name("debian-customize.sh");
+    fs::write(&hook, CUSTOMIZE).with_context(|| format!("cannot write {}", hook.display()))?;
+    let mut mmdebstrap = as_root("mmdebstrap");
+    mmdebstrap.args(["--quiet", "--mode=root", "--variant=minbase", "--aptopt=Acquire::Languages \"none\""]);
+    mmdebstrap
+        .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]);
+    mmdebstrap.arg(format!("--include={PACKAGES}"));
+    mmdebstrap.arg(format!("--customize-hook=sh {} \"$1\"", hook.display()));
+    mmdebstrap.arg(codename).arg(tree).arg(source);
+    as_root_output(&mut mmdebstrap)
+}
+
+fn as_root(program: &str) -> Command {
+    if packages::is_root() {
+        return tool::command(
+            tool::find(program).unwrap_or_else(|| program.into()).to_string_lossy().as_ref(),
+        );
+    }
+    say(&format!("not root: using sudo for {program}"));
+    let mut command = tool::command("sudo");
+    command.args(["-n", program]);
+    command
+}
+
+fn as_root_output(command: &mut Command) -> anyhow::Result<()> {
+    tool::output(command).map(drop)
+}
