@@ -8,6 +8,8 @@
 //!   woken soon after falling asleep (within the maximum)  -> longer: looking a bit more would have caught it
 //!   slept long                                            -> shorter, down to not looking at all
 //!   others want the processor (a yield came back late)    -> not at all, for a while
+//!   not looking, but not idle either                      -> once in a while a try: where waking up itself takes
+//!                                                            long, every gap looks long from a sleeper's side
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,6 +27,9 @@ const YIELD_EVERY: u64 = 4_000;
 const LATE: u64 = 15_000;
 /// A sleep of this many maximal windows is idleness, not a gap.
 const IDLE: u64 = 64;
+
+/// Sleeps between two tries with the window closed; doubles, up to the second, while the tries find nothing.
+const TRY_EVERY: (u32, u32) = (16, 1024);
 
 /// How long a thread may look before it sleeps. Zero never looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,10 @@ pub struct Poller {
     rest: u32,
     /// What `rest` is set to next time; doubles while contention lasts.
     penalty: u32,
+    /// Sleeps to go before the next try.
+    next_try: u32,
+    try_every: u32,
+    trying: bool,
 }
 
 impl Poller {
@@ -65,7 +74,8 @@ impl Poller {
     #[must_use]
     pub fn new(limit: PollLimit) -> Self {
         let max = u64::try_from(limit.0.as_nanos()).unwrap_or(u64::MAX).min(10_000_000);
-        Self { max, window: 0, rest: 0, penalty: 16 }
+        let (try_every, _) = TRY_EVERY;
+        Self { max, window: 0, rest: 0, penalty: 16, next_try: try_every, try_every, trying: false }
     }
 
     /// Looks until there is work or the window is over.
@@ -79,6 +89,10 @@ impl Poller {
         loop {
             for _ in 0..LOOKS {
                 if has_work() {
+                    if self.trying {
+                        self.trying = false;
+                        (self.try_every, _) = TRY_EVERY;
+                    }
                     return Looked::Hit;
                 }
                 std::hint::spin_loop();
@@ -90,7 +104,8 @@ impl Poller {
             if elapsed - yielded >= YIELD_EVERY {
                 std::thread::yield_now();
                 yielded = nanos(start);
-                if yielded - elapsed > LATE {
+                // If it was the driver that ran meanwhile, that was the quickest way to the next request.
+                if yielded - elapsed > LATE && !has_work() {
                     self.contended();
                     return Looked::Contended;
                 }
@@ -105,13 +120,24 @@ impl Poller {
             self.rest -= 1;
             return;
         }
+        let tried = std::mem::take(&mut self.trying);
         if gap <= self.max {
             self.window = (self.window * 2).clamp(START.min(self.max), self.max);
             self.penalty = (self.penalty / 2).max(16);
         } else if gap >= self.max.saturating_mul(IDLE) {
             self.window = 0;
-        } else {
+        } else if tried {
+            self.window = 0;
+            self.try_every = (self.try_every * 2).min(TRY_EVERY.1);
+            self.next_try = self.try_every;
+        } else if self.window > 0 {
             self.window = if self.window / 2 < START { 0 } else { self.window / 2 };
+        } else if self.next_try > 0 {
+            self.next_try -= 1;
+        } else {
+            self.next_try = self.try_every;
+            self.window = self.max;
+            self.trying = self.max > 0;
         }
     }
 

@@ -119,3 +119,23 @@ fn a_file_cannot_be_waited_for() {
     let file = tempfile::tempfile().unwrap();
     assert!(Wait::new().unwrap().add(file.as_fd(), 0).is_err());
 }
+
+#[test]
+fn a_closed_window_is_tried_again_less_and_less_often() {
+    let mut poller = Poller::new(LIMIT);
+    let sleeps_until_try = |poller: &mut Poller| {
+        let mut sleeps = 0;
+        while poller.window().is_zero() {
+            poller.idle_for(micros(200));
+            sleeps += 1;
+        }
+        sleeps
+    };
+    assert_eq!(sleeps_until_try(&mut poller), 17);
+    poller.idle_for(micros(200));
+    assert!(poller.window().is_zero(), "the try found nothing");
+    assert_eq!(sleeps_until_try(&mut poller), 33);
+    assert_eq!(poller.look(|| true), Looked::Hit);
+    poller.idle_for(micros(200));
+    assert_eq!(poller.window(), micros(25), "the try found work: the window stays open and shrinks as usual");
+}
