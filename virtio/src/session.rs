@@ -18,6 +18,8 @@
 
 mod config_change;
 mod endpoint;
+#[cfg(any(test, feature = "driver"))]
+mod replay;
 mod request;
 mod rings;
 mod state;
@@ -29,6 +31,8 @@ use nix::poll::PollFlags;
 
 pub use config_change::ConfigChange;
 pub use endpoint::{Endpoint, EndpointError};
+#[cfg(any(test, feature = "driver"))]
+pub use replay::replay;
 use request::{Request, code_of};
 use state::{Refused, Session};
 pub use wire::WireError;

@@ -95,8 +95,9 @@ impl Device for Toy {
         let (index, base) = (setup.index, setup.base);
         self.memory = Arc::downgrade(&setup.memory);
         let vring = Vring::new(setup)?;
+        let worker = Worker::spawn(Answers(vring, Chain::new()), Options::default())
+            .map_err(|source| StartError::Resource { index, what: "a worker", source })?;
         self.log(format!("start {index} at {base}"));
-        let worker = Worker::spawn(Answers(vring, Chain::new()), Options::default()).unwrap();
         assert!(self.workers.insert(index, worker).is_none(), "started twice");
         Ok(())
     }
@@ -565,4 +566,75 @@ fn stray_descriptors_are_closed() {
     let mut probe = ask();
     probe.set_read_timeout(Some(LONG)).unwrap();
     assert_eq!(probe.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn random_sessions_end_in_order() {
+    let mut state = 7u64;
+    let mut random = move |n: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    let (mut done, mut refused) = (0, 0);
+    for _ in 0..300 {
+        let (mut device, log) = toy();
+        let mut bytes = Vec::new();
+        for _ in 0..40 {
+            // Codes and lengths that fit more often than not, values near what makes sense.
+            let (code, words, fds) = [
+                (2, 2, 0),
+                (5, 10, 1),
+                (8, 2, 0),
+                (9, 10, 0),
+                (10, 2, 0),
+                (11, 2, 0),
+                (12, 2, 1),
+                (13, 2, 1),
+                (14, 2, 1),
+                (16, 2, 0),
+                (18, 2, 0),
+                (24, 5, 0),
+                (25, 5, 0),
+                (31, 6, 0),
+                (32, 6, 1),
+                (34, 0, 0),
+                (37, 10, 1),
+                (38, 10, 0),
+                (39, 2, 0),
+                (3, 0, 0),
+            ][random(20) as usize];
+            let fds = if random(20) == 0 { random(4) } else { fds };
+            bytes.extend([code, fds as u8, words * 4, 0]);
+            for at in 0..words {
+                let value: u32 = match (code, at, random(8)) {
+                    (2, 0, 0..6) => RING_FEATURES as u32,
+                    (2, 1, 0..6) => (RING_FEATURES >> 32) as u32,
+                    (5, 0, _) => 1,
+                    (5 | 37, 4, 0..6) => 0x1_0000,
+                    (8, 1, 0..6) => 128,
+                    (9, 2 | 4 | 6, 0..7) => 0x1000 * u32::from(at),
+                    (24 | 25, 1, _) => 8,
+                    (31 | 32, 4, _) => 0x80_0002,
+                    (32, 0, 0..6) => 0x1_0000,
+                    (_, _, 0..4) => 0,
+                    (_, _, 4..6) => random(3) as u32,
+                    _ => random(1 << 32) as u32,
+                };
+                bytes.extend(value.to_ne_bytes());
+            }
+        }
+        let descriptor = || {
+            let fd = nix::sys::memfd::memfd_create(c"fuzz", nix::sys::memfd::MFdFlags::empty()).unwrap();
+            nix::unistd::ftruncate(&fd, 0x1_0000).unwrap();
+            fd
+        };
+        // Kicks and calls would be files here: a memfd cannot be waited for, which the device has to bear.
+        let counts = replay(&mut device, &bytes, descriptor);
+        done += counts.0;
+        refused += counts.1;
+        assert!(device.workers.is_empty());
+        assert!(device.memory.upgrade().is_none());
+        assert_eq!(log.lock().unwrap().last().unwrap(), "reset");
+    }
+    assert!(done > 3000 && refused > 1000, "{done} done, {refused} refused");
 }

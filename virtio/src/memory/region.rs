@@ -86,6 +86,9 @@ impl Region {
         // A core dump of a backend must not hold a guest's memory; a refusal changes nothing else.
         // SAFETY: advice about the mapping made above.
         unsafe { libc::madvise(map, map_len, libc::MADV_DONTDUMP) };
+        // Where the system gives shared memory huge pages on request only, this is the request; elsewhere it is refused or changes nothing.
+        // SAFETY: as above.
+        unsafe { libc::madvise(map, map_len, libc::MADV_HUGEPAGE) };
         Ok(Self { spec, host: map.cast::<u8>().wrapping_add(lead), map, map_len })
     }
 
