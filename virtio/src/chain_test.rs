@@ -251,3 +251,71 @@ fn a_chain_outlives_its_queue() {
     chain.copy_out(0, &mut out).unwrap();
     assert_eq!(out, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 }
+
+struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_ring_that_changes_while_it_is_read_leads_nowhere_else() {
+    let memory = Arc::new(Memory::anonymous(0x1_0000).unwrap());
+    let base = memory.slice(0, 1).unwrap().as_ptr() as usize;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut chains, mut refused, mut broken) = (0, 0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A driver that rewrites descriptors, tables and the avail ring as fast as it can.
+            let mut state = 1u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let random = state >> 24;
+                let table = if random & 1 == 0 { DESC } else { TABLE };
+                let index = (random >> 1 & 7) as u16;
+                let flags = (random >> 4 & 7) as u16;
+                let (addr, len) = match (random >> 8 & 15, flags & IND) {
+                    (0, _) => (u64::MAX - (random >> 16 & 0xff), 64),
+                    (1, _) => (0xfff0, (random >> 16 & 0x1f) as u32),
+                    (_, 0) => (random >> 16 & 0xff_ff, (random >> 12 & 0xf) as u32),
+                    (..) => (TABLE, 128),
+                };
+                write(&memory, table, index, (addr, len, flags, (random >> 20 & 7) as u16));
+                memory.write_obj(AVAIL + 4 + (random >> 30 & 7) * 2, (random >> 33 & 7) as u16).unwrap();
+            }
+        });
+        // Also when an assertion below fails: the scope waits for its threads.
+        let _stop = Stop(&stop);
+        let mut chain = Chain::new();
+        while chains < 20_000 || refused < 2_000 {
+            let avail = memory.read_obj::<u16>(AVAIL + 2).unwrap().wrapping_add(3);
+            memory.write_obj(AVAIL + 2, avail).unwrap();
+            let mut setup = setup(&memory, RING_FEATURES);
+            setup.base = avail.wrapping_sub(3);
+            let mut queue = Queue::new(&setup).unwrap();
+            loop {
+                match queue.pop(&mut chain) {
+                    Ok(Popped::Empty) => break,
+                    Ok(Popped::Malformed { .. }) => refused += 1,
+                    Ok(Popped::Chain) => chains += 1,
+                    Err(_) => {
+                        broken += 1;
+                        break;
+                    }
+                }
+                let (mut readable, mut writable) = (0, 0);
+                for (list, sum) in [(chain.readable(), &mut readable), (chain.writable(), &mut writable)] {
+                    for piece in list {
+                        let at = (piece.as_ptr() as usize).wrapping_sub(base);
+                        assert!(at < 0x1_0000 && at + piece.len() <= 0x1_0000, "{piece:?}");
+                        *sum += piece.len();
+                    }
+                }
+                assert_eq!((readable, writable), (chain.readable_len(), chain.writable_len()));
+            }
+        }
+    });
+    assert!(broken > 0, "a head offered twice breaks the ring");
+}

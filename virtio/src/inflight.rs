@@ -5,6 +5,9 @@
 //! handed to the device in `QueueSetup` and driven by [`crate::queue::Queue`] alone, which marks a request
 //! before it hands it out and clears it after the used index is published.
 //!
+//! The region describes one life of a ring: a frontend gives a zeroed one to a ring the driver has set up anew
+//! (device reset), since marks of the former ring would name requests that are no more.
+//!
 //! Refuses regions that are too small, not a regular file, or of another version. What it reads back is
 //! checked: the frontend may have written anything there.
 
