@@ -16,6 +16,7 @@ mod trap;
 mod vmm;
 
 use std::collections::BTreeMap;
+use std::os::fd::RawFd;
 
 use nix::unistd::{Pid, getpid};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
@@ -70,9 +71,16 @@ pub(crate) fn enter(role: Role) -> Result<(), SandboxError> {
     install(&compile(&calls(role, getpid()), mode.action())?)
 }
 
-/// Enters the filter of the process that watches `child`.
-pub(crate) fn enter_reaper(child: Pid, own: Pid) -> Result<(), SandboxError> {
-    install(&compile(&reaper::calls(child, own), SeccompAction::KillProcess)?)
+/// Enters the filter of the process that watches `child` and has only `confined` left to close.
+pub(crate) fn enter_reaper(child: Pid, confined: RawFd) -> Result<(), SandboxError> {
+    install(&compile(&reaper::calls(child, getpid(), Some(confined)), SeccompAction::KillProcess)?)
+}
+
+/// Enters the filter of the process that watches `child` and then removes a socket.
+pub(crate) fn enter_remover(child: Pid) -> Result<(), SandboxError> {
+    let mut calls = reaper::calls(child, getpid(), None);
+    calls.extend(reaper::REMOVER.iter().cloned());
+    install(&compile(&calls, SeccompAction::KillProcess)?)
 }
 
 /// Everything `role` may call.

@@ -15,10 +15,11 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigmaskHow, sigprocmask};
-use nix::unistd::{ForkResult, fork, getpid, getppid};
+use nix::unistd::{ForkResult, fork, getpid, getppid, pipe2, read};
 
 use crate::account::{Account, leave_root};
 use crate::bind::Bind;
@@ -103,6 +104,11 @@ fn leave_namespaces(account: Account) -> Result<(), SandboxError> {
     for (file, text) in maps {
         fs::write(file, text).map_err(SandboxError::system("map our user into the user namespace"))?;
     }
+    // No user namespace within ours, in which capabilities would come back. A layer below the filter, so a read-only
+    // /proc/sys (a container's) is no reason to stop.
+    if let Err(error) = fs::write("/proc/sys/user/max_user_namespaces", "0") {
+        tracing::debug!("nested user namespaces stay possible for who gets past the filter: {error}");
+    }
     Ok(())
 }
 
@@ -132,17 +138,22 @@ fn split(role: Role, was_root: bool) -> Result<(), SandboxError> {
     // Whatever comes for the reaper from now on waits until it looks.
     let before = reaper::prepare().map_err(SandboxError::errno("block signals"))?;
     let reaper = sys::pidfd_open(getpid().as_raw()).map_err(SandboxError::system("watch the reaper"))?;
+    let (waits, confined) = pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::errno("wait for the reaper"))?;
     // SAFETY: this process has one thread (checked by `isolate`), so no lock is held by a thread the child lacks.
     match unsafe { fork() }.map_err(SandboxError::errno("fork"))? {
-        ForkResult::Parent { child } => reaper::run(child, role, was_root),
+        ForkResult::Parent { child } => reaper::run(child, role, was_root, confined),
         ForkResult::Child => {
+            drop(confined);
             sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
                 .map_err(SandboxError::system("die with the reaper"))?;
-            // If the reaper died before that, no signal comes: its descriptor is readable once it is dead.
+            // Goes on when the reaper is confined or dead.
+            while let Err(Errno::EINTR) = read(&waits, &mut [0]) {}
+            // If it died before it was tied to us, no signal comes: its descriptor is readable once it is dead.
             let mut dead = [PollFd::new(reaper.as_fd(), PollFlags::POLLIN)];
             if poll(&mut dead, PollTimeout::ZERO).map_err(SandboxError::errno("watch the reaper"))? > 0 {
                 std::process::exit(1);
             }
+            reaper::abort_ends().map_err(SandboxError::errno("handle SIGABRT"))?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)
                 .map_err(SandboxError::errno("unblock signals"))
         }

@@ -33,6 +33,7 @@ mod landlocked;
 mod limits;
 mod lock;
 mod reaper;
+mod remove;
 mod root;
 mod sys;
 mod tmpfs;
@@ -42,6 +43,7 @@ pub use audit::{Capabilities, Namespace, Report, Root, Seccomp, Visibility, audi
 pub use descriptors::close_inherited;
 pub use error::SandboxError;
 pub use isolate::{Isolated, disabled, isolate};
+pub use remove::remove_at_end;
 pub use tmpfs::private_tmpfs_huge;
 
 use std::os::fd::RawFd;

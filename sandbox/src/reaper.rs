@@ -4,16 +4,21 @@
 //! Refuses everything else: no descriptor but standard error, no capability, a filter of a dozen system calls.
 #![allow(unsafe_code)] // sigwaitinfo, _exit: nothing here may run destructors of the program it was
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
-use crate::{Role, SandboxError, capabilities, filter, sys};
+use crate::{Role, SandboxError, capabilities, descriptors, filter, sys};
 
 /// Passed on to the sandboxed process.
 const FORWARDED: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// The status of a sandboxed process that called abort: a shell's number for SIGABRT.
+const ABORTED: i32 = 128 + libc::SIGABRT;
 
 /// What the reaper waits for.
 fn signals() -> SigSet {
@@ -32,38 +37,55 @@ pub(crate) fn prepare() -> nix::Result<SigSet> {
     Ok(before)
 }
 
-/// Watches `child`, ends with its status.
-pub(crate) fn run(child: Pid, role: Role, was_root: bool) -> ! {
+/// Watches `child`, ends with its status. `confined` is closed once the reaper can do nothing else any more.
+pub(crate) fn run(child: Pid, role: Role, was_root: bool, confined: OwnedFd) -> ! {
     let refused = format!(
         "{}: killed by its own system call filter (SIGSYS): it, or a guest that broke into it, made a call its sandbox \
          does not allow; the kernel's audit log (dmesg: type=1326) names it\n",
         role.program()
     );
-    if let Err(error) = confine(child, role, was_root) {
-        say(&format!("{}: {error}; the reaper runs unconfined\n", role.program()));
+    if let Err(error) = confine(child, role, was_root, confined) {
+        say(&format!("{}: {error}\n", role.program()));
+        let _ = kill(child, Signal::SIGKILL);
+        exit(1);
     }
     let status = watch(child);
+    if matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)) {
+        say(&refused);
+    }
+    end_as(status)
+}
+
+/// Ends as the watched process did.
+pub(crate) fn end_as(status: WaitStatus) -> ! {
     match status {
+        WaitStatus::Exited(_, ABORTED) => die_of(Signal::SIGABRT),
         WaitStatus::Exited(_, code) => exit(code),
-        WaitStatus::Signaled(_, signal, _) => {
-            if signal == Signal::SIGSYS {
-                say(&refused);
-            }
-            die_of(signal)
-        }
+        WaitStatus::Signaled(_, signal, _) => die_of(signal),
         _ => exit(1),
     }
 }
 
+/// In the child: as the first process of its pid namespace it ignores signals of its own that have no handler, so
+/// abort would not end it (it then dies of an illegal instruction, or SIGSEGV). With a handler it ends, and the reaper
+/// ends by SIGABRT for it.
+pub(crate) fn abort_ends() -> nix::Result<()> {
+    extern "C" fn end(_: i32) {
+        exit(ABORTED)
+    }
+    // SAFETY: the handler makes one async-signal-safe call.
+    unsafe { nix::sys::signal::signal(Signal::SIGABRT, SigHandler::Handler(end)) }.map(drop)
+}
+
 /// Lets go of all but standard error, of capabilities, and of all system calls but a few.
-fn confine(child: Pid, role: Role, was_root: bool) -> Result<(), SandboxError> {
+fn confine(child: Pid, role: Role, was_root: bool, confined: OwnedFd) -> Result<(), SandboxError> {
     sys::set_name(match role {
         Role::Vmm => c"vmm-reaper",
         Role::Blk => c"blk-reaper",
         Role::Net => c"net-reaper",
     });
-    let _ = sys::close_range(0, 1);
-    let _ = sys::close_range(3, libc::c_uint::MAX);
+    sys::close_range(0, 1).map_err(SandboxError::system("close the reaper's descriptors"))?;
+    descriptors::close_others(&[confined.as_raw_fd()])?;
     let _ = nix::unistd::chdir(c"/");
     capabilities::drop_all()?;
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(SandboxError::system("set no_new_privs"))?;
@@ -71,10 +93,13 @@ fn confine(child: Pid, role: Role, was_root: bool) -> Result<(), SandboxError> {
     if was_root {
         sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(SandboxError::system("forbid ptrace"))?;
     }
-    filter::enter_reaper(child, getpid())
+    filter::enter_reaper(child, confined.as_raw_fd())?;
+    drop(confined);
+    Ok(())
 }
 
-fn watch(child: Pid) -> WaitStatus {
+/// Passes signals on to `child` until it ends; says how. [`prepare`] came before.
+pub(crate) fn watch(child: Pid) -> WaitStatus {
     let wanted = signals();
     loop {
         match waitpid(child, Some(WaitPidFlag::WNOHANG)) {

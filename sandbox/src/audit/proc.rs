@@ -20,7 +20,7 @@ pub fn audit(pid: i32) -> io::Result<Report> {
     // A locked process is not dumpable, so only root sees its links; its reaper, in the same namespaces but for the
     // pid one that it made for its children, may be looked at by the user who started it.
     let reaper =
-        status.number("PPid").ok().and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| is_reaper(pid));
+        status.number("PPid").ok().and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| watches(pid));
     let namespaces = KINDS.map(|kind| Namespace { kind, visibility: visibility(pid, reaper, kind) });
     Ok(Report {
         pid,
@@ -46,28 +46,34 @@ pub fn audit(pid: i32) -> io::Result<Report> {
     })
 }
 
-/// The process that the reaper `pid` watches; `None` if `pid` is not a reaper.
+/// The sandboxed process that `pid` watches, itself or through another; `None` if `pid` watches none.
 #[must_use]
 pub fn inner(pid: i32) -> Option<i32> {
-    if !is_reaper(pid) {
+    if !watches(pid) {
         return None;
     }
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    match children {
+    let child = child(pid)?;
+    inner(child).or(Some(child))
+}
+
+fn child(pid: i32) -> Option<i32> {
+    match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
         Ok(children) => children.split_ascii_whitespace().next()?.parse().ok(),
         // A kernel without that file: look for it.
         Err(_) => fs::read_dir("/proc")
             .ok()?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(|&candidate| {
-                Status::read(candidate)
-                    .is_ok_and(|status| status.number("PPid").is_ok_and(|parent| i64::from(pid) == parent))
+            .find(|&other| {
+                Status::read(other)
+                    .is_ok_and(|status| status.number("PPid").is_ok_and(|it| it == i64::from(pid)))
             }),
     }
 }
 
-fn is_reaper(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end().ends_with("-reaper"))
+/// Whether it is a process of ours that only watches another, by its name (`reaper`, `remove`).
+fn watches(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .is_ok_and(|name| ["-reaper", "-socket"].iter().any(|end| name.trim_end().ends_with(end)))
 }
 
 fn visibility(pid: i32, reaper: Option<i32>, kind: &str) -> Visibility {

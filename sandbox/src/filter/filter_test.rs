@@ -58,7 +58,9 @@ fn every_list_compiles() {
             compile(&calls(role, Pid::from_raw(1)), action).unwrap();
         }
     }
-    compile(&reaper::calls(Pid::from_raw(2), Pid::from_raw(3)), SeccompAction::KillProcess).unwrap();
+    let mut reaper = reaper::calls(Pid::from_raw(2), Pid::from_raw(3), Some(5));
+    reaper.extend(reaper::REMOVER.iter().cloned());
+    compile(&reaper, SeccompAction::KillProcess).unwrap();
 }
 
 #[test]

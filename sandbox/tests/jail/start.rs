@@ -1,0 +1,142 @@
+//! Starts inmates, as one user or another.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use strata_sandbox::Role;
+
+/// As whom an inmate is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// As whoever runs the tests, maybe root.
+    Same,
+    /// As an unprivileged user; only root can.
+    Plain,
+}
+
+/// Of the users there are in no database, one nobody uses.
+pub(crate) const PLAIN: u32 = 31_234;
+
+/// Every user this run can be.
+pub(crate) fn users() -> Vec<User> {
+    if is_root() { vec![User::Same, User::Plain] } else { vec![User::Same] }
+}
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// How far an inmate goes into its sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Not at all: the control.
+    Open,
+    /// One step.
+    Isolated,
+    /// Both.
+    Locked,
+}
+
+pub(crate) const ROLES: [Role; 3] = [Role::Vmm, Role::Blk, Role::Net];
+
+pub(crate) fn command(user: User, role: Role, stage: Stage, act: &[&str]) -> Command {
+    // Not by its path, which the unprivileged user may have no way to.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["inmate", role.program(), &format!("{stage:?}")]).args(act);
+    command.current_dir("/").env_remove("STRATA_SECCOMP").env_remove("RUST_BACKTRACE");
+    if user == User::Plain {
+        command.uid(PLAIN).gid(PLAIN);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A running inmate that has said it is ready.
+pub(crate) struct Inmate {
+    pub(crate) child: Child,
+    pub(crate) said: BufReader<std::process::ChildStdout>,
+}
+
+impl Inmate {
+    pub(crate) fn start(user: User, role: Role, stage: Stage, act: &[&str]) -> Self {
+        Self::from(command(user, role, stage, act))
+    }
+
+    pub(crate) fn from(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        if line != "ready\n" {
+            let mut error = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+            panic!("{command:?} said {line:?}, {error}, {:?}", child.wait());
+        }
+        Self { child, said }
+    }
+
+    /// The process that was started: the reaper, if there is a sandbox.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// The process in the sandbox.
+    pub(crate) fn inner(&self) -> i32 {
+        strata_sandbox::inner(self.pid()).unwrap()
+    }
+
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Ends it by closing its standard input.
+    pub(crate) fn finish(mut self) -> ExitStatus {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap()
+    }
+}
+
+/// How an inmate ended and what it said.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) said: String,
+    pub(crate) error: String,
+}
+
+impl Ended {
+    pub(crate) fn refused(&self) -> bool {
+        self.status.signal() == Some(libc::SIGSYS)
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        format!("{:?}, said {:?}, {:?}", self.status, self.said, self.error)
+    }
+}
+
+pub(crate) fn run(mut command: Command) -> Ended {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    Ended {
+        status: output.status,
+        said: String::from_utf8_lossy(&output.stdout).into_owned(),
+        error: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Waits until `holds`, generously.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether there is such a process that is not a zombie.
+pub(crate) fn lives(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
+}
