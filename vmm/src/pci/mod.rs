@@ -40,6 +40,7 @@ use layout::{BAR_SIZE, DOORBELLS, REGISTERS};
 use notify::Event;
 pub use notify::Notifier;
 pub use shadow::{SHADOW_SIZE, Shadow};
+pub(crate) use transport::causes;
 use wiring::Wiring;
 
 /// Bytes of configuration space of one bus.

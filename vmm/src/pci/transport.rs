@@ -253,7 +253,7 @@ impl Transport {
         }
         if let Err(error) = queue.start(index, features, self.device.as_mut(), &self.memory) {
             if FAILED.allow() {
-                let error = chain(&error);
+                let error = causes(&error);
                 tracing::warn!(device = self.id, queue = index, error, "a queue cannot be started");
             }
             self.break_down();
@@ -370,7 +370,7 @@ fn half(features: u64, select: u32) -> u32 {
 }
 
 /// An error with its causes, for a log line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

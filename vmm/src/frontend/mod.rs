@@ -1,0 +1,320 @@
+//! Devices in other processes: the frontend's half of vhost-user.
+//!
+//! Made by the machine after the sandbox is closed ([`connect`] needs only a path in the vmm's root); called by
+//! the PCI transport. Kicks and calls are eventfds that guest, KVM and backend share, so nothing here is on the
+//! path of an I/O. A backend may die, hang or be replaced at any time: the guest sees a pause ([`link`]).
+//!
+//! Refuses a backend that offers less than the machine file asks for, and one that returns in another shape.
+
+mod kind;
+mod link;
+mod monitor;
+mod session;
+mod wire;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use strata_virtio::device::{Device, Identity, QueueSetup, QueueState, StartError};
+use strata_virtio::memory::Memory;
+use strata_virtio::vring::signal;
+
+use crate::pci::{Notifier, PciDevice};
+pub use kind::{Kind, OfferError};
+use link::Link;
+use session::Session;
+pub use session::SessionError;
+pub use wire::WireError;
+
+/// Between two attempts of the first connection.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// What the machine file says about a device.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its name.
+    pub id: String,
+    /// Where its backend listens.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// Queues (a network card: pairs); `None`: one, or as many as the backend says a device of this kind has.
+    pub queues: Option<u16>,
+    /// The largest ring the guest may make, a power of two.
+    pub queue_size: u16,
+    /// After how long without a backend the device asks for a reset; `None`: the guest waits for ever.
+    pub give_up: Option<Duration>,
+}
+
+/// Why a device has no backend.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontendError {
+    /// Nobody listens.
+    #[error("device {id}: nothing answers on {} within {} s", path.display(), patience.as_secs())]
+    Connect {
+        /// The device.
+        id: String,
+        /// Its socket.
+        path: PathBuf,
+        /// How long was waited.
+        patience: Duration,
+        /// The last answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The backend will not do.
+    #[error("device {id}: the backend on {} cannot be used", path.display())]
+    Offer {
+        /// The device.
+        id: String,
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OfferError,
+    },
+    /// The system refused a descriptor or a thread.
+    #[error("device {id}: no descriptor or thread for the connection")]
+    System {
+        /// The device.
+        id: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Whether a backend serves the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// One does.
+    Connected,
+    /// The guest waits for one.
+    Lost,
+}
+
+/// What the frontend and its monitor share.
+#[derive(Debug)]
+struct Shared {
+    id: String,
+    path: PathBuf,
+    kind: Kind,
+    asked: Option<u16>,
+    give_up: Option<Duration>,
+    notifier: Notifier,
+    link: Mutex<Link>,
+    /// Readable for ever once the frontend is taken down.
+    stop: Arc<OwnedFd>,
+    /// Wakes the monitor: the connection was found lost by somebody else.
+    wake: OwnedFd,
+    err: Arc<OwnedFd>,
+}
+
+impl Shared {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        is_readable(&self.stop, Duration::ZERO)
+    }
+
+    /// Waits, or less if the frontend is taken down.
+    fn pause(&self, time: Duration) {
+        is_readable(&self.stop, time);
+    }
+}
+
+fn is_readable(fd: &OwnedFd, limit: Duration) -> bool {
+    use std::os::fd::AsFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)).is_ok_and(|ready| ready > 0)
+}
+
+/// What others may know of a device: for status and statistics.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// The device's name.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// A word for what it is.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.0.kind.name()
+    }
+
+    /// Whether a backend serves it.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if self.0.link().session.is_some() { State::Connected } else { State::Lost }
+    }
+
+    /// How many queues it has.
+    #[must_use]
+    pub fn queues(&self) -> u16 {
+        self.0.link().offer.queues
+    }
+
+    /// How often its backend was lost.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.0.link().losses
+    }
+}
+
+/// The device, as the PCI transport sees it.
+struct Frontend {
+    identity: Identity,
+    shared: Arc<Shared>,
+    monitor: Option<JoinHandle<()>>,
+}
+
+/// Connects to a backend, waiting for it at most `patience`, and makes a device of what it offers.
+///
+/// # Errors
+/// Nobody answers, or what is offered is not what the machine file asks for.
+pub fn connect(
+    settings: Settings,
+    memory: &Arc<Memory>,
+    patience: Duration,
+) -> Result<(PciDevice, Handle), FrontendError> {
+    let Settings { id, path, kind, queues: asked, queue_size, give_up } = settings;
+    let system = |source: std::io::Error| FrontendError::System { id: id.clone(), source };
+    let event = || {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        EventFd::from_flags(flags).map(OwnedFd::from).map_err(|errno| system(errno.into()))
+    };
+    let (stop, err, wake) = (Arc::new(event()?), Arc::new(event()?), event()?);
+
+    let start = Instant::now();
+    let stream = loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => break stream,
+            Err(source) if start.elapsed() >= patience => {
+                return Err(FrontendError::Connect { id, path, patience, source });
+            }
+            Err(_) => std::thread::sleep(RETRY),
+        }
+    };
+    let offered = Session::open(stream, &stop, Some(patience.saturating_sub(start.elapsed())))
+        .map_err(OfferError::from)
+        .and_then(|mut session| kind.offer(&mut session, asked).map(|offer| (session, offer)));
+    let (session, offer) = match offered {
+        Ok(offered) => offered,
+        Err(source) => return Err(FrontendError::Offer { id, path, source }),
+    };
+    kind::warn_untracked(&id, kind, offer.inflight);
+
+    let identity = Identity {
+        device_id: kind.device_id(),
+        features: offer.features,
+        queue_sizes: vec![queue_size; offer.queues.into()],
+        config_size: offer.config.len() as u32,
+    };
+    let notifier = Notifier::new();
+    let link =
+        Link::new((id.clone(), kind), (session, offer), Arc::clone(memory), Arc::clone(&err), queue_size);
+    let shared = Arc::new(Shared {
+        id: id.clone(),
+        path,
+        kind,
+        asked,
+        give_up,
+        notifier: notifier.clone(),
+        link: Mutex::new(link),
+        stop,
+        wake,
+        err,
+    });
+    let watching = Arc::clone(&shared);
+    let monitor = std::thread::Builder::new()
+        .name(format!("watch-{id}"))
+        .spawn(move || monitor::run(&watching))
+        .map_err(|source| FrontendError::System { id: id.clone(), source })?;
+    let handle = Handle(Arc::clone(&shared));
+    let device = Frontend { identity, shared, monitor: Some(monitor) };
+    Ok((PciDevice { id, notifier, device: Box::new(device) }, handle))
+}
+
+impl Frontend {
+    /// Runs on the link, and wakes the monitor if that found the connection lost.
+    fn with<T>(&self, run: impl FnOnce(&mut Link) -> T) -> T {
+        let mut link = self.shared.link();
+        let had = link.session.is_some();
+        let result = run(&mut link);
+        let lost = had && link.session.is_none();
+        drop(link);
+        if lost {
+            signal(&self.shared.wake);
+        }
+        result
+    }
+}
+
+impl Device for Frontend {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn read_config(&mut self, offset: u32, out: &mut [u8]) {
+        out.fill(0);
+        let link = self.shared.link();
+        for (slot, byte) in out.iter_mut().zip(link.offer.config.iter().skip(offset as usize)) {
+            *slot = *byte;
+        }
+    }
+
+    fn write_config(&mut self, offset: u32, data: &[u8]) {
+        self.with(|link| link.write_config(offset, data));
+    }
+
+    fn set_features(&mut self, features: u64) {
+        self.with(|link| link.set_features(features));
+    }
+
+    fn start_queue(&mut self, setup: QueueSetup) -> Result<(), StartError> {
+        let index = setup.index;
+        self.with(|link| link.start(setup)).map_err(|error| StartError::Resource {
+            index,
+            what: "its backend does not serve it",
+            source: std::io::Error::other(error),
+        })
+    }
+
+    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+        self.with(|link| link.stop(index))
+    }
+
+    fn reset(&mut self) {
+        self.with(Link::reset);
+    }
+}
+
+impl Drop for Frontend {
+    fn drop(&mut self) {
+        signal(&self.shared.stop);
+        signal(&self.shared.wake);
+        if let Some(monitor) = self.monitor.take() {
+            let _ = monitor.join();
+        }
+        // The monitor has gone; closing the connection tells the backend.
+        self.shared.link().session = None;
+    }
+}
+
+#[cfg(test)]
+mod backend_test;
+#[cfg(test)]
+mod liar_test;
