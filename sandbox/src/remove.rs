@@ -10,7 +10,7 @@
 //! ```
 //!
 //! It keeps its user, since who may write the directory is whoever made the socket there, and nothing else: no
-//! descriptor but standard error, no capability. It reads nothing from anybody.
+//! descriptor but standard error, and as root the two capabilities below. It reads nothing from anybody.
 #![allow(unsafe_code)] // fork
 
 use std::fs;
@@ -20,7 +20,8 @@ use std::path::Path;
 use nix::sys::signal::{SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, fork};
 
-use crate::{Role, SandboxError, capabilities, filter, reaper, sys};
+use crate::sys::CapabilitySets;
+use crate::{Role, SandboxError, filter, reaper, sys};
 
 /// Has `path`, a socket that exists, removed when the process that goes on has ended. Returns in a child process;
 /// the calling process ends with the child's status.
@@ -56,7 +57,7 @@ pub fn remove_at_end(path: &Path, role: Role) -> Result<(), SandboxError> {
             });
             let _ = sys::close_range(0, 1);
             let _ = sys::close_range(3, libc::c_uint::MAX);
-            let _ = capabilities::drop_all();
+            keep_little();
             let _ = sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
             let _ = filter::enter_remover(child);
             let status = reaper::watch(child);
@@ -66,5 +67,18 @@ pub fn remove_at_end(path: &Path, role: Role) -> Result<(), SandboxError> {
             }
             reaper::end_as(status)
         }
+    }
+}
+
+/// Root keeps what it takes to signal a process that is nobody's by now, and to remove a path in a directory of
+/// somebody else.
+fn keep_little() {
+    const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+    const CAP_KILL: u64 = 1 << 5;
+    let kept = CAP_DAC_OVERRIDE | CAP_KILL;
+    let little = CapabilitySets { effective: kept, permitted: kept, inheritable: 0 };
+    if sys::capset(little).is_err() {
+        // Not root: it had none.
+        let _ = sys::capset(CapabilitySets { effective: 0, permitted: 0, inheritable: 0 });
     }
 }
