@@ -1,11 +1,13 @@
 //! Whom a process that was started as root becomes.
 //!
 //! Called by `isolate`. `CAP_SYS_ADMIN` is kept for the one call that makes the namespaces, so that hosts that
-//! forbid user namespaces to the unprivileged still give root's guests their sandbox; it is void in the new one.
+//! forbid user namespaces to the unprivileged still give root's guests their sandbox, and with it `CAP_SYS_CHROOT` to
+//! leave a chroot, where there are none either; both are void in the new one.
 
 use nix::unistd::{Gid, Uid};
 
 use crate::SandboxError;
+use crate::idmap;
 use crate::sys::{self, CapabilitySets};
 
 /// An unprivileged user and group, by number: a sandbox has no passwd to look names up in.
@@ -27,7 +29,8 @@ impl Account {
     }
 }
 
-/// Bit of `CAP_SYS_ADMIN` (uapi linux/capability.h).
+// uapi linux/capability.h.
+const CAP_SYS_CHROOT: u32 = 18;
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Gives up root for `account`; does nothing if the process is not root. Returns who it is now.
@@ -41,6 +44,12 @@ pub(crate) fn leave_root(account: Account) -> Result<Account, SandboxError> {
             source: std::io::ErrorKind::InvalidInput.into(),
         });
     }
+    if !idmap::is_mapped("uid_map", account.uid) || !idmap::is_mapped("gid_map", account.gid) {
+        // Root of a user namespace, as in a rootless container, that has no such account: there we are, for the host,
+        // an unprivileged user already.
+        tracing::debug!("stays who it is: uid {} is not mapped in this user namespace", account.uid);
+        return Ok(Account::current());
+    }
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     let dropping = "become an unprivileged user";
     // A root without CAP_SYS_ADMIN (in a container) does not keep what it does not have: capset fails below.
@@ -49,8 +58,8 @@ pub(crate) fn leave_root(account: Account) -> Result<Account, SandboxError> {
     nix::unistd::setresgid(gid, gid, gid).map_err(SandboxError::errno(dropping))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(SandboxError::errno(dropping))?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0).map_err(SandboxError::system(dropping))?;
-    let admin = 1 << CAP_SYS_ADMIN;
-    let kept = CapabilitySets { effective: admin, permitted: admin, inheritable: 0 };
+    let kept = (1 << CAP_SYS_ADMIN) | (1 << CAP_SYS_CHROOT);
+    let kept = CapabilitySets { effective: kept, permitted: kept, inheritable: 0 };
     if sys::capset(kept).is_err() {
         sys::capset(CapabilitySets { effective: 0, permitted: 0, inheritable: 0 })
             .map_err(SandboxError::system("give up capabilities"))?;

@@ -1,7 +1,7 @@
-//! A user namespace that says "root is this account", for mounts that are shown in a sandbox (mount_setattr(2),
-//! MOUNT_ATTR_IDMAP). Nobody ever runs in it.
+//! Which ids there are in our user namespace; and a user namespace that says "root is this account", for mounts that
+//! are shown in a sandbox (mount_setattr(2), MOUNT_ATTR_IDMAP). Nobody ever runs in that one.
 //!
-//! Called by `bind` while the process is still root, because the run directory is root's and private (0700), and
+//! The latter is made for `bind` while the process is still root, because the run directory is root's and private (0700), and
 //! the sandboxed process, which is not root, must reach the sockets in it.
 #![allow(unsafe_code)] // fork
 
@@ -49,4 +49,42 @@ fn describe(child: Pid, account: Account) -> io::Result<OwnedFd> {
     fs::write(format!("/proc/{child}/uid_map"), format!("0 {} 1", account.uid))?;
     fs::write(format!("/proc/{child}/gid_map"), format!("0 {} 1", account.gid))?;
     fs::File::open(format!("/proc/{child}/ns/user")).map(OwnedFd::from)
+}
+
+/// What `id` of our user namespace is one further out, by /proc/self/`map`; `None` if there is no such id.
+pub(crate) fn outside(map: &str, id: u32) -> Option<u32> {
+    translate(&fs::read_to_string(format!("/proc/self/{map}")).ok()?, id)
+}
+
+/// Whether our user namespace has `id`.
+pub(crate) fn is_mapped(map: &str, id: u32) -> bool {
+    outside(map, id).is_some()
+}
+
+/// Lines are `inside outside count` (user_namespaces(7)).
+fn translate(map: &str, id: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
+        let (inside, outside, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let offset = id.checked_sub(inside)?;
+        if offset < count { outside.checked_add(offset) } else { None }
+    })
+}
+
+#[cfg(test)]
+mod idmap_test {
+    use super::translate;
+
+    #[test]
+    fn an_id_is_looked_up_in_every_line() {
+        let all = "         0          0 4294967295\n";
+        assert_eq!(translate(all, 0), Some(0));
+        assert_eq!(translate(all, 65534), Some(65534));
+        let container = "0 1000 1\n1 100000 65536\n";
+        assert_eq!(translate(container, 0), Some(1000));
+        assert_eq!(translate(container, 65534), Some(165_533));
+        assert_eq!(translate(container, 65537), None);
+        assert_eq!(translate("0 1000 1\n", 65534), None);
+        assert_eq!(translate("", 0), None);
+    }
 }

@@ -23,7 +23,7 @@ use nix::unistd::{ForkResult, fork, getpid, getppid, pipe2, read};
 
 use crate::account::{Account, leave_root};
 use crate::bind::Bind;
-use crate::{Role, SandboxError, Spec, descriptors, limits, lock, reaper, sys, tmpfs};
+use crate::{Role, SandboxError, Spec, chroot, descriptors, limits, lock, reaper, sys, tmpfs};
 
 /// Our ids inside the user namespace. Not 0, so nothing there takes itself for root, and not 65534, so that our own
 /// is told from everybody else's (which all appear as 65534).
@@ -46,6 +46,8 @@ pub struct Isolated {
 ///
 /// # Errors
 /// [`SandboxError`]; the process is then in an unknown state between outside and inside and must end.
+///
+/// In a chroot (as root) the working directory becomes `/`.
 pub fn isolate(mut spec: Spec) -> Result<Isolated, SandboxError> {
     let threads = fs::read_dir("/proc/self/task")
         .map_err(SandboxError::system("count threads: /proc must be mounted"))?
@@ -90,8 +92,13 @@ fn leave_namespaces(account: Account) -> Result<(), SandboxError> {
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
-    let left = match unshare(flags | CloneFlags::CLONE_NEWCGROUP) {
+    let leave = || match unshare(flags | CloneFlags::CLONE_NEWCGROUP) {
         Err(Errno::EINVAL) => unshare(flags), // a kernel without cgroups
+        left => left,
+    };
+    let left = match leave() {
+        // In a chroot, if there are rights to do something about it.
+        Err(Errno::EPERM) if chroot::leave().is_ok() => leave(),
         left => left,
     };
     left.map_err(|errno| SandboxError::NoUserNamespace { hint: forbidden_by(), source: errno.into() })?;
@@ -129,7 +136,7 @@ fn forbidden_by() -> String {
         }
     }
     "sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns \
-     allow it, so a seccomp filter around us (a container's), a chroot or an AppArmor profile does not"
+     allow it, so a seccomp filter around us (a container's), an AppArmor profile, or a chroot in which this was not started as root does not"
         .to_owned()
 }
 

@@ -24,6 +24,7 @@ mod account;
 mod audit;
 mod bind;
 mod capabilities;
+mod chroot;
 mod descriptors;
 mod error;
 mod filter;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::report::{Capabilities, Namespace, Report, Root, Seccomp, Visibility};
+use crate::idmap;
 use crate::root::SOURCE;
 
 const KINDS: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
@@ -22,10 +23,12 @@ pub fn audit(pid: i32) -> io::Result<Report> {
     let reaper =
         status.number("PPid").ok().and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| watches(pid));
     let namespaces = KINDS.map(|kind| Namespace { kind, visibility: visibility(pid, reaper, kind) });
+    let (uid, gid) = (status.id("Uid")?, status.id("Gid")?);
     Ok(Report {
         pid,
-        uid: status.id("Uid")?,
-        gid: status.id("Gid")?,
+        uid,
+        gid,
+        is_root: idmap::outside("uid_map", uid) == Some(0) || idmap::outside("gid_map", gid) == Some(0),
         seccomp: match status.number("Seccomp")? {
             0 => Seccomp::Off,
             1 => Seccomp::Strict,

@@ -12,6 +12,8 @@ pub struct Report {
     pub uid: u32,
     /// Its group, likewise.
     pub gid: u32,
+    /// Whether that user is, as far as the caller can tell, root of the host and not of a user namespace only.
+    pub is_root: bool,
     /// The system call filter.
     pub seccomp: Seccomp,
     /// The five capability sets.
@@ -106,7 +108,7 @@ impl Report {
         if !self.no_new_privs {
             gaps.push("can gain rights by starting a program".to_owned());
         }
-        if self.uid == 0 || self.gid == 0 {
+        if self.is_root {
             gaps.push(format!("is root (uid {}, gid {})", self.uid, self.gid));
         }
         for namespace in self.namespaces.iter().filter(|namespace| namespace.visibility == Visibility::Shared)

@@ -41,6 +41,11 @@ fn enter(role: Role, stage: &str, act: &[&str]) -> Result<u8, SandboxError> {
         ["nurse"] => return Ok(nurse(role)),
         ["descriptors"] => strata_sandbox::close_inherited(&[]),
         ["descriptors-kept", kept] => strata_sandbox::close_inherited(&[0, kept.parse().unwrap()]),
+        ["socket", path] => {
+            // Left open: it is this process's from now on.
+            std::mem::forget(std::os::unix::net::UnixListener::bind(path).unwrap());
+            strata_sandbox::remove_at_end(std::path::Path::new(path), role)?;
+        }
         ["connect", bind, ..] => spec.binds = vec![PathBuf::from(bind)],
         _ => {}
     }
@@ -93,7 +98,7 @@ fn locked(act: &[&str], signals: &SignalFd, devices: &probes::Devices) -> u8 {
         ["abort"] => std::process::abort(),
         ["panic"] => panic!("in the sandbox"),
         ["overflow"] => return overflow(0),
-        ["signal"] => {
+        ["signal"] | ["socket", _] => {
             say("ready\n");
             let got = signals.read_signal().unwrap().unwrap();
             say(&format!("{}\n", got.ssi_signo));

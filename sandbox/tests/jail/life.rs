@@ -1,13 +1,18 @@
 //! Beginning and end: signals, exit status, death in the family.
 
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use strata_sandbox::Role;
 
 use crate::Case;
-use crate::start::{Inmate, ROLES, Stage, User, command, eventually, lives, run, users};
+use crate::start::{
+    Inmate, PLAIN, ROLES, Stage, User, command, eventually, is_mapped, is_root, lives, run, users,
+};
 
 pub(crate) const CASES: &[Case] = &[
     ("life::the_exit_status_comes_out", the_exit_status_comes_out),
@@ -16,6 +21,8 @@ pub(crate) const CASES: &[Case] = &[
     ("life::the_inmate_dies_with_its_reaper", the_inmate_dies_with_its_reaper),
     ("life::both_die_with_the_parent_if_asked", both_die_with_the_parent_if_asked),
     ("life::a_second_thread_is_refused", a_second_thread_is_refused),
+    ("life::a_chroot_is_left_by_root_and_named_to_others", a_chroot_is_left_by_root_and_named_to_others),
+    ("life::a_socket_is_removed_at_the_end", a_socket_is_removed_at_the_end),
 ];
 
 fn the_exit_status_comes_out() {
@@ -93,4 +100,77 @@ fn a_second_thread_is_refused() {
     let ended = run(command(User::Same, Role::Vmm, Stage::Locked, &["threads-first"]));
     assert_eq!(ended.status.code(), Some(99), "{}", ended.describe());
     assert!(ended.error.contains("this one has 2"), "{}", ended.describe());
+}
+
+/// The command, in a chroot that shows the same files.
+#[allow(unsafe_code)] // pre_exec
+fn in_chroot(mut command: Command) -> (Command, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = std::ffi::CString::new(dir.path().to_str().unwrap()).unwrap();
+    let enter = move || {
+        let none: Option<&std::ffi::CStr> = None;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some(c"/"), root.as_c_str(), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+        nix::unistd::chroot(root.as_c_str())?;
+        nix::unistd::chdir(c"/")?;
+        Ok(())
+    };
+    // SAFETY: it makes system calls only.
+    unsafe { command.pre_exec(enter) };
+    (command, dir)
+}
+
+fn a_chroot_is_left_by_root_and_named_to_others() {
+    if !is_root() || !is_mapped(65534) {
+        return; // only root can enter a chroot
+    }
+    let (command_in, _dir) = in_chroot(command(User::Same, Role::Vmm, Stage::Locked, &["wait"]));
+    let inmate = Inmate::from(command_in);
+    let report = strata_sandbox::audit(inmate.pid()).unwrap();
+    assert!(report.is_locked(), "{report:?}");
+    assert!(inmate.finish().success());
+    // Uid and gid of a Command are set before pre_exec, so this one becomes another user in the chroot.
+    let (mut command_in, _dir) = in_chroot(command(User::Same, Role::Vmm, Stage::Locked, &["exit", "0"]));
+    let leave_root = || Ok(nix::unistd::setresuid(PLAIN.into(), PLAIN.into(), PLAIN.into())?);
+    #[allow(unsafe_code)]
+    // SAFETY: it makes a system call only.
+    unsafe {
+        command_in.pre_exec(leave_root);
+    }
+    let ended = run(command_in);
+    assert!(ended.status.code() == Some(99) && ended.error.contains("a chroot"), "{}", ended.describe());
+}
+
+fn a_socket_is_removed_at_the_end() {
+    for user in users() {
+        let dir = tempfile::tempdir().unwrap();
+        if user == User::Plain {
+            std::os::unix::fs::chown(dir.path(), Some(PLAIN), Some(PLAIN)).unwrap();
+        }
+        let path = dir.path().join("disk.sock");
+        let act = ["socket", path.to_str().unwrap()];
+        let mut inmate = Inmate::start(user, Role::Blk, Stage::Locked, &act);
+        assert!(path.exists());
+        assert!(strata_sandbox::audit(inmate.pid()).unwrap().is_locked());
+        kill(Pid::from_raw(inmate.pid()), Signal::SIGTERM).unwrap();
+        assert_eq!(inmate.line(), "15");
+        assert_eq!(inmate.child.wait().unwrap().code(), Some(3));
+        assert!(!path.exists(), "{user:?}");
+        // Not one that somebody else has put there since.
+        let mut inmate = Inmate::start(user, Role::Blk, Stage::Locked, &act);
+        std::fs::rename(&path, dir.path().join("old.sock")).unwrap();
+        std::fs::write(&path, "another").unwrap();
+        kill(Pid::from_raw(inmate.pid()), Signal::SIGTERM).unwrap();
+        assert_eq!(inmate.child.wait().unwrap().code(), Some(3));
+        assert!(path.exists(), "{user:?}");
+        // Killed, it cannot.
+        std::fs::remove_file(&path).unwrap();
+        let mut inmate = Inmate::start(user, Role::Blk, Stage::Locked, &act);
+        let inner = inmate.inner();
+        inmate.child.kill().unwrap();
+        inmate.child.wait().unwrap();
+        eventually("the inmate is gone", || !lives(inner));
+        assert!(path.exists());
+    }
 }

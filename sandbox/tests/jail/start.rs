@@ -19,9 +19,22 @@ pub(crate) enum User {
 /// Of the users there are in no database, one nobody uses.
 pub(crate) const PLAIN: u32 = 31_234;
 
-/// Every user this run can be.
+/// Every user this run can be and that can have user namespaces. In a chroot, as on a machine that never left its
+/// initramfs, that is root alone; `life` has a case for it.
 pub(crate) fn users() -> Vec<User> {
-    if is_root() { vec![User::Same, User::Plain] } else { vec![User::Same] }
+    use std::os::unix::fs::MetadataExt;
+    let inode = |path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let in_chroot = is_root() && inode("/proc/1/root") != inode("/");
+    if is_root() && is_mapped(PLAIN) && !in_chroot { vec![User::Same, User::Plain] } else { vec![User::Same] }
+}
+
+/// Whether there is such a user here: in a user namespace maybe not.
+pub(crate) fn is_mapped(uid: u32) -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    map.lines().any(|line| {
+        let numbers: Vec<u32> = line.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        uid >= numbers[0] && uid - numbers[0] < numbers[2]
+    })
 }
 
 pub(crate) fn is_root() -> bool {
