@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use options::Options;
+use strata_sandbox::{Role, Spec, close_inherited, disabled, isolate, remove_at_end};
 use strata_vhost_blk::device::Block;
 use strata_vhost_blk::disk::Disk;
 use strata_vhost_blk::image::Image;
@@ -46,18 +47,35 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let image = options.image().context("no image")?;
+    close_inherited(options.fd.as_slice());
+    let sandboxed = !options.no_sandbox;
     let image = Image::open(&image)?;
-    let stop = termination()?;
     let endpoint = match (options.fd, &options.socket_path) {
         (Some(fd), _) => Endpoint::inherit(fd)?,
-        (None, Some(path)) => Endpoint::listen(path)?,
+        (None, Some(path)) => {
+            let endpoint = Endpoint::listen(path)?;
+            if sandboxed {
+                remove_at_end(path, Role::Blk)?;
+            }
+            endpoint
+        }
         (None, None) => anyhow::bail!("no socket"),
     };
+    let isolated = if sandboxed {
+        Some(isolate(Spec::new(Role::Blk))?)
+    } else {
+        disabled(Role::Blk);
+        None
+    };
+    let stop = termination()?;
     let disk = Disk::new(image, options.engine(), usize::from(options.num_queues), &options.serial)?;
     announce(&disk, options);
     let mut device = Block::new(disk, options.num_queues, options.tuning());
+    if let Some(isolated) = isolated {
+        isolated.lock()?;
+    }
     let served = serve(endpoint, &mut device, &stop, &ConfigChange::default());
-    if let Some(path) = &options.socket_path {
+    if let (false, Some(path)) = (sandboxed, &options.socket_path) {
         remove(path);
     }
     served?;

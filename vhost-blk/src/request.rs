@@ -285,7 +285,7 @@ impl Request {
         zeroes: bool,
     ) -> Result<(), (Status, Refusal)> {
         let count = bytes / SEGMENT;
-        if bytes % SEGMENT != 0 || count == 0 || count > MAX_SEGMENTS {
+        if !bytes.is_multiple_of(SEGMENT) || count == 0 || count > MAX_SEGMENTS {
             return Err((Status::IoError, Refusal::SegmentCount(bytes)));
         }
         for index in 0..count {

@@ -151,7 +151,7 @@ impl Server {
     #[inline]
     fn reap(&mut self) -> bool {
         let mut any = false;
-        while let Some((token, answer)) = self.uring.as_mut().and_then(Uring::next) {
+        while let Some((token, answer)) = self.uring.as_mut().and_then(Uring::reaped) {
             any = true;
             let index = token as u16;
             let durable = self.disk.write_through.load(Ordering::Relaxed) && self.disk.image.flushes();
@@ -301,7 +301,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let Some(mut uring) = self.uring.take() else { return };
         while uring.under_way() > 0 {
-            if uring.next().is_none() {
+            if uring.reaped().is_none() {
                 uring.wait();
             }
         }

@@ -1,5 +1,5 @@
 //! `kill -9` under a verified write load: nothing is lost, nothing is answered twice, nothing old comes back.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod support;
 

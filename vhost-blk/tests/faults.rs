@@ -8,7 +8,8 @@ use std::process::Command;
 
 use support::*;
 
-const WAYS: [&[&str]; 3] = [&["--engine", "io_uring"], &["--engine", "io_uring", "--cache", "writeback"], &["--engine", "sync"]];
+const WAYS: [&[&str]; 3] =
+    [&["--engine", "io_uring"], &["--engine", "io_uring", "--cache", "writeback"], &["--engine", "sync"]];
 
 #[test]
 fn an_image_that_becomes_shorter() {
@@ -54,7 +55,8 @@ fn a_full_disk() {
         let dir = tempfile::tempdir().unwrap();
         let mount = dir.path().join("small");
         std::fs::create_dir(&mount).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&mount).status();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&mount).status();
         if !mounted.is_ok_and(|status| status.success()) {
             println!("skipped: a small tmpfs cannot be mounted here");
             return;

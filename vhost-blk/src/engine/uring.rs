@@ -176,7 +176,7 @@ impl Uring {
 
     /// Takes one completion: its token, and bytes done or why not.
     #[inline]
-    pub fn next(&mut self) -> Option<(u64, Result<usize, Errno>)> {
+    pub fn reaped(&mut self) -> Option<(u64, Result<usize, Errno>)> {
         let completion = self.ring.completion().next()?;
         self.under_way = self.under_way.saturating_sub(1);
         let answer = completion.result();

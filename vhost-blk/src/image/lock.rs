@@ -12,8 +12,8 @@
 //!
 //! The locked open file is the one that is registered with io_uring. So when a backend is killed, its lock
 //! outlives it until the kernel has finished the last write it had submitted, and a successor does not begin
-//! while an old write could still land on a newer one. For this [`acquire`] waits, if no living process is seen
-//! to hold the lock.
+//! while an old write could still land on a newer one. For this [`acquire`] waits, longer if no living process is
+//! seen to hold the lock.
 //!
 //! Called by [`super::Image::open`]. Refuses an image on a file system without locks.
 
@@ -27,6 +27,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::{ImageError, holder};
 
+/// How long a process that has been killed may take to be gone.
+const DYING_HOLDER: Duration = Duration::from_millis(300);
 /// How long the writes of a killed backend may take to finish.
 const DEAD_HOLDER: Duration = Duration::from_secs(5);
 const UNSEEN: &str = "another process (which one cannot be seen from here)";
@@ -47,7 +49,7 @@ pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), I
             }
         }
         let holder = holder::find(file);
-        if holder.is_some() || begun.elapsed() > DEAD_HOLDER {
+        if begun.elapsed() > if holder.is_some() { DYING_HOLDER } else { DEAD_HOLDER } {
             let holder = holder.unwrap_or_else(|| UNSEEN.into());
             return Err(ImageError::InUse { path: path.to_owned(), read_only, holder });
         }

@@ -107,6 +107,8 @@ impl Backend {
         );
         let _ = self.child.kill();
         self.child.wait().unwrap();
+        // It may still be dying, with its socket accepting.
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
