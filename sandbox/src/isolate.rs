@@ -160,7 +160,7 @@ fn split(role: Role, was_root: bool) -> Result<(), SandboxError> {
             if poll(&mut dead, PollTimeout::ZERO).map_err(SandboxError::errno("watch the reaper"))? > 0 {
                 std::process::exit(1);
             }
-            reaper::abort_ends().map_err(SandboxError::errno("handle SIGABRT"))?;
+            reaper::default_actions_end().map_err(SandboxError::errno("handle signals"))?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)
                 .map_err(SandboxError::errno("unblock signals"))
         }

@@ -7,7 +7,9 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask,
+};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
@@ -17,8 +19,20 @@ use crate::{Role, SandboxError, capabilities, descriptors, filter, sys};
 const FORWARDED: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// The status of a sandboxed process that called abort: a shell's number for SIGABRT.
-const ABORTED: i32 = 128 + libc::SIGABRT;
+/// What ends a process that does not say otherwise, and that it might be sent.
+const DEADLY: [Signal; 8] = [
+    Signal::SIGABRT,
+    Signal::SIGALRM,
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Plus a signal's number: the status of a sandboxed process that such a signal ended, as a shell has it.
+const DIED_OF: i32 = 128;
 
 /// What the reaper waits for.
 fn signals() -> SigSet {
@@ -59,22 +73,32 @@ pub(crate) fn run(child: Pid, role: Role, was_root: bool, confined: OwnedFd) -> 
 /// Ends as the watched process did.
 pub(crate) fn end_as(status: WaitStatus) -> ! {
     match status {
-        WaitStatus::Exited(_, ABORTED) => die_of(Signal::SIGABRT),
-        WaitStatus::Exited(_, code) => exit(code),
+        WaitStatus::Exited(_, code) => match Signal::try_from(code - DIED_OF) {
+            Ok(signal) if DEADLY.contains(&signal) => die_of(signal),
+            _ => exit(code),
+        },
         WaitStatus::Signaled(_, signal, _) => die_of(signal),
         _ => exit(1),
     }
 }
 
-/// In the child: as the first process of its pid namespace it ignores signals of its own that have no handler, so
-/// abort would not end it (it then dies of an illegal instruction, or SIGSEGV). With a handler it ends, and the reaper
-/// ends by SIGABRT for it.
-pub(crate) fn abort_ends() -> nix::Result<()> {
-    extern "C" fn end(_: i32) {
-        exit(ABORTED)
+/// In the child: the first process of a pid namespace ignores signals that have no handler and come from itself or
+/// its namespace's parent, so neither abort nor SIGTERM would end it before it has set up its own. With a handler they
+/// do, and the reaper ends by the same signal for it.
+pub(crate) fn default_actions_end() -> nix::Result<()> {
+    extern "C" fn end(signal: i32) {
+        exit(DIED_OF + signal)
     }
-    // SAFETY: the handler makes one async-signal-safe call.
-    unsafe { nix::sys::signal::signal(Signal::SIGABRT, SigHandler::Handler(end)) }.map(drop)
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in DEADLY {
+        // SAFETY: the handler makes one async-signal-safe call.
+        let before = unsafe { sigaction(signal, &action) }?;
+        if before.handler() != SigHandler::SigDfl {
+            // SAFETY: what was in force before.
+            unsafe { sigaction(signal, &before) }?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets go of all but standard error, of capabilities, and of all system calls but a few.

@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("life::the_exit_status_comes_out", the_exit_status_comes_out),
     ("life::a_death_by_signal_comes_out", a_death_by_signal_comes_out),
     ("life::signals_go_in", signals_go_in),
+    ("life::signals_that_nobody_handles_end_it", signals_that_nobody_handles_end_it),
     ("life::the_inmate_dies_with_its_reaper", the_inmate_dies_with_its_reaper),
     ("life::both_die_with_the_parent_if_asked", both_die_with_the_parent_if_asked),
     ("life::a_second_thread_is_refused", a_second_thread_is_refused),
@@ -68,6 +69,17 @@ fn signals_go_in() {
                 assert_eq!(inmate.line(), (signal as i32).to_string());
                 assert_eq!(inmate.child.wait().unwrap().code(), Some(3));
             }
+        }
+    }
+}
+
+/// Signals that the program says nothing about do to it what they do outside, though it is an init.
+fn signals_that_nobody_handles_end_it() {
+    for stage in [Stage::Locked, Stage::Isolated] {
+        for signal in [Signal::SIGINT, Signal::SIGUSR1, Signal::SIGQUIT] {
+            let mut inmate = Inmate::start(User::Same, Role::Net, stage, &["wait"]);
+            kill(Pid::from_raw(inmate.pid()), signal).unwrap();
+            assert_eq!(inmate.child.wait().unwrap().signal(), Some(signal as i32));
         }
     }
 }
