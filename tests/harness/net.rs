@@ -5,10 +5,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use strata_rig::tool;
 
@@ -17,13 +19,34 @@ pub const HOST: &str = "10.77.0.1";
 /// The guest's address.
 pub const GUEST: &str = "10.77.0.2";
 
-/// Moves this process into a network namespace of its own. Before any thread is started.
+/// Moves this process into a network namespace of its own. Before any thread is started. The rig is a machine of its
+/// own; nothing happens there.
 ///
 /// # Errors
 /// If we may not (it takes root).
 pub fn own_namespace() -> anyhow::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (needs root)")?;
-    tool::output(tool::command("ip").args(["link", "set", "lo", "up"])).map(drop)
+    if std::env::var_os("IN_RIG").is_some() {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .context("cannot make a network namespace (needs root)")?;
+    tool::output(tool::command("ip").args(["link", "set", "lo", "up"]))?;
+    show_in_sysfs()
+}
+
+/// A sysfs shows the interfaces of the namespace it was mounted in, so ours are bound over those of `/sys`.
+fn show_in_sysfs() -> anyhow::Result<()> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("cannot keep mounts to ourselves")?;
+    let dir = tempfile::tempdir()?;
+    mount(Some("sysfs"), dir.path(), Some("sysfs"), MsFlags::empty(), none).context("cannot mount sysfs")?;
+    for folder in ["devices/virtual/net", "class/net"] {
+        let over = Path::new("/sys").join(folder);
+        mount(Some(&dir.path().join(folder)), &over, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("cannot bind {}", over.display()))?;
+    }
+    umount(dir.path()).context("cannot unmount sysfs")
 }
 
 /// A tap with the host's address, removed when dropped.
