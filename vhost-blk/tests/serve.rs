@@ -150,6 +150,16 @@ fn one_client_after_another() {
     backend.signal(Signal::SIGTERM);
     assert_eq!(backend.wait().code(), Some(0));
     assert!(!backend.socket.exists(), "the socket is left behind");
+    // The lock is let go at once, not when the kernel has put away the io_uring.
+    let again = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&again, nix::fcntl::FcntlArg::F_OFD_SETLK(&whole)).unwrap();
 }
 
 #[test]

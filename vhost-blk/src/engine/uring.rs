@@ -184,7 +184,7 @@ impl Uring {
         Some((completion.user_data(), answer))
     }
 
-    /// Sleeps until at least one completion is there. For draining; the loop itself waits on [`Uring::descriptor`].
+    /// Sleeps until at least one completion is there. For draining; the loop itself waits on the descriptor.
     pub fn wait(&mut self) {
         if let Err(error) = self.ring.submit_and_wait(1)
             && error.raw_os_error() != Some(libc::EINTR)

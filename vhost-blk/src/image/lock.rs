@@ -57,6 +57,14 @@ pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), I
     }
 }
 
+/// Lets the lock go now. The kernel puts an io_uring away some time after its process, and the open file with it; an
+/// image that nothing is under way for need not wait for that.
+pub(super) fn release(file: &File) {
+    if let Err(errno) = set(file, libc::F_UNLCK, 0, 0) {
+        tracing::debug!("the lock is let go with the file: {errno}");
+    }
+}
+
 fn attempt(file: &File, read_only: bool) -> Result<(), Errno> {
     if read_only {
         set(file, libc::F_RDLCK, QEMU_READS, 1)?;

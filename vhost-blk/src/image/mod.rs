@@ -186,6 +186,13 @@ impl Image {
     }
 }
 
+impl Drop for Image {
+    /// Whoever used it has drained what was under way, or would still hold it.
+    fn drop(&mut self) {
+        lock::release(&self.buffered);
+    }
+}
+
 /// Looks before opening: opening some things (a FIFO, a tape) already does something.
 fn inspect(path: &Path, read_only: bool) -> Result<Kind, ImageError> {
     let meta = std::fs::metadata(path).map_err(|source| ImageError::from_open(path, read_only, source))?;
