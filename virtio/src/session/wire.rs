@@ -16,6 +16,9 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 pub(crate) const MAX_BODY: usize = 4096;
 /// The most descriptors one message carries.
 pub(crate) const MAX_FDS: usize = 32;
+/// What one message of a stream can carry (SCM_MAX_FD). There is room for all of them: what would not fit, the
+/// kernel has opened all the same, and nobody could close it.
+const SCM_MAX_FD: usize = 253;
 const HEADER: usize = 12;
 const VERSION: u32 = 1;
 const REPLY: u32 = 4;
@@ -125,7 +128,7 @@ impl<'a> Wire<'a> {
 
     fn read(&self, out: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, WireError> {
         let mut iov = [IoSliceMut::new(out)];
-        let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
+        let mut space = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let got = recvmsg::<()>(self.sock.as_raw_fd(), &mut iov, Some(&mut space), flags)?;
         // Every descriptor is owned before anything can fail, so none leaks.

@@ -252,7 +252,7 @@ impl Offer {
         let said = self.config.get(BLK_NUM_QUEUES..BLK_NUM_QUEUES + 2);
         let said = said.and_then(|bytes| bytes.try_into().ok()).map_or(1, u16::from_le_bytes);
         let mq = self.features & BLK_MQ != 0;
-        let most = if mq { offered.unwrap_or(1).min(u64::from(said)) } else { 1 };
+        let most = offered.unwrap_or(1).min(if mq { said.into() } else { 1 });
         self.queues = enough(asked.unwrap_or(1), most)?;
         if let Some(field) = self.config.get_mut(BLK_NUM_QUEUES..BLK_NUM_QUEUES + 2) {
             field.copy_from_slice(&self.queues.to_le_bytes());

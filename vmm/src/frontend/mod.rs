@@ -315,6 +315,8 @@ impl Drop for Frontend {
 }
 
 #[cfg(test)]
-mod backend_test;
+mod kill_test;
 #[cfg(test)]
 mod liar_test;
+#[cfg(test)]
+mod reference_test;

@@ -18,6 +18,9 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 
 const MAX_BODY: usize = 4096;
 const MAX_FDS: usize = 8;
+/// What one message of a stream can carry (SCM_MAX_FD). There is room for all of them: what would not fit, the
+/// kernel has opened all the same, and nobody could close it.
+const SCM_MAX_FD: usize = 253;
 const HEADER: usize = 12;
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
@@ -181,7 +184,7 @@ impl Wire {
         let mut done = 0;
         while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let mut iov = [IoSliceMut::new(rest)];
-            let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
+            let mut space = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let got = match recvmsg::<()>(self.sock.as_raw_fd(), &mut iov, Some(&mut space), flags) {
                 Ok(got) => got,

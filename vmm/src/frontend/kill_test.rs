@@ -1,0 +1,235 @@
+//! Backends killed under load. The backend is a process of its own: this test program, run for one test.
+
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use strata_virtio::chain::Chain;
+use strata_virtio::driver::{Buf, DriverQueue};
+use strata_virtio::memory::Memory;
+use strata_virtio::session::{ConfigChange, Endpoint, serve};
+use strata_virtio::spec::{F_PROTOCOL_FEATURES, RING_FEATURES};
+use strata_virtio::vring::Vring;
+use strata_virtio::worker::{Options, Progress, Service, Source, Worker};
+
+use super::reference_test::{LIMIT, settings};
+use super::*;
+
+const SOCKET: &str = "STRATA_TEST_KILLED_BACKEND";
+const SLOTS: usize = 32;
+const KILLS: u32 = 60;
+
+/// Answers a request of 16 bytes with its number and its complement, out of order.
+struct Mirror {
+    vring: Vring,
+    chain: Chain,
+    held: Vec<(Chain, [u8; 8])>,
+}
+
+impl Mirror {
+    fn answer(&mut self, at: usize) {
+        let (chain, number) = self.held.swap_remove(at);
+        let answer = [number, number.map(|byte| !byte)].concat();
+        let written = if chain.copy_in(0, &answer).is_ok() { 16 } else { 0 };
+        self.vring.push(chain.head(), written);
+    }
+}
+
+impl Service for Mirror {
+    fn process(&mut self) -> Progress {
+        let mut worked = Progress::Idle;
+        while self.vring.next(&mut self.chain) {
+            worked = Progress::Worked;
+            let mut number = [0; 8];
+            let _ = self.chain.copy_out(0, &mut number);
+            self.held.push((std::mem::take(&mut self.chain), number));
+            // Some wait for others to overtake them.
+            if self.held.len() > SLOTS / 2 {
+                self.answer(self.held.len() / 3);
+                self.vring.flush();
+            }
+        }
+        if worked == Progress::Idle && !self.held.is_empty() {
+            self.answer(0);
+            self.vring.flush();
+            worked = Progress::Worked;
+        }
+        worked
+    }
+
+    fn has_work(&mut self) -> bool {
+        self.vring.queue().has_work() || !self.held.is_empty()
+    }
+
+    fn suppress_kicks(&mut self) {
+        self.vring.queue_mut().suppress_kicks();
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        self.vring.queue_mut().arm_kicks()
+    }
+
+    fn sources(&self) -> Vec<Source<'_>> {
+        vec![Source::kick(&self.vring)]
+    }
+
+    fn drain(&mut self) {
+        while !self.held.is_empty() {
+            self.answer(0);
+        }
+        self.vring.flush();
+    }
+}
+
+struct Backend {
+    identity: Identity,
+    worker: Option<Worker<Mirror>>,
+}
+
+impl Device for Backend {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+    fn read_config(&mut self, _offset: u32, out: &mut [u8]) {
+        out.fill(0);
+    }
+    fn write_config(&mut self, _offset: u32, _data: &[u8]) {}
+    fn set_features(&mut self, _features: u64) {}
+    fn start_queue(&mut self, setup: QueueSetup) -> Result<(), StartError> {
+        let mirror = Mirror { vring: Vring::new(setup)?, chain: Chain::new(), held: Vec::new() };
+        let worker = Worker::spawn(mirror, Options::default());
+        self.worker =
+            Some(worker.map_err(|source| StartError::Resource { index: 0, what: "thread", source })?);
+        Ok(())
+    }
+    fn stop_queue(&mut self, _index: u16) -> Option<QueueState> {
+        self.worker.take()?.stop().map(|mirror| mirror.vring.state())
+    }
+    fn reset(&mut self) {
+        self.worker = None;
+    }
+}
+
+/// Not a test by itself: the killed process.
+#[test]
+fn as_a_backend() {
+    if std::env::var_os(SOCKET).is_none() {
+        return;
+    }
+    let identity = Identity {
+        device_id: 2,
+        features: RING_FEATURES | F_PROTOCOL_FEATURES,
+        queue_sizes: vec![256],
+        config_size: 60,
+    };
+    let mut device = Backend { identity, worker: None };
+    let stop: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap().into();
+    // The listening socket is descriptor 0, as a supervisor hands it down.
+    let endpoint = Endpoint::inherit(0).unwrap();
+    serve(endpoint, &mut device, &stop, &ConfigChange::default()).unwrap();
+}
+
+fn spawn(listener: &UnixListener) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = std::any::type_name::<Mirror>();
+    let module = name.split_once("::").unwrap().1.trim_end_matches("::Mirror");
+    command.args(["--exact", &format!("{module}::as_a_backend")]).env(SOCKET, "1");
+    command.stdin(OwnedFd::from(listener.try_clone().unwrap())).stdout(Stdio::null()).process_group(0);
+    command.spawn().unwrap()
+}
+
+/// The driver's side: 32 requests at a time, each with a number of its own.
+struct Load {
+    memory: Arc<Memory>,
+    queue: DriverQueue,
+    /// Which number each head carries.
+    posted: std::collections::HashMap<u16, u64>,
+    next: u64,
+    answered: u64,
+    free: Vec<u64>,
+    slot_of: std::collections::HashMap<u16, u64>,
+}
+
+impl Load {
+    fn post(&mut self) {
+        while let Some(slot) = self.free.pop() {
+            let at = 0x10000 + slot * 64;
+            self.memory.write_at(at, &self.next.to_le_bytes()).unwrap();
+            self.memory.write_at(at + 32, &[0; 16]).unwrap();
+            let head = self.queue.add(&[Buf::readable(at, 16), Buf::writable(at + 32, 16)]).unwrap();
+            assert!(self.posted.insert(head, self.next).is_none());
+            self.slot_of.insert(head, slot);
+            self.next += 1;
+        }
+        self.queue.kick();
+    }
+
+    fn take(&mut self) {
+        let (head, written) = self.queue.wait(LIMIT).expect("a request was lost");
+        let number = self.posted.remove(&head).expect("an answer nobody waits for");
+        let slot = self.slot_of[&head];
+        let mut answer = [0; 16];
+        self.memory.read_at(0x10000 + slot * 64 + 32, &mut answer).unwrap();
+        let number = number.to_le_bytes();
+        assert_eq!(written, 16);
+        assert_eq!(answer[..8], number);
+        assert_eq!(answer[8..], number.map(|byte| !byte));
+        self.answered += 1;
+        self.free.push(slot);
+    }
+}
+
+#[test]
+fn no_request_is_lost_when_backends_are_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut backend = spawn(&listener);
+    let memory = Arc::new(Memory::anonymous(1 << 20).unwrap());
+    let (PciDevice { mut device, .. }, handle) =
+        connect(settings(&path, Kind::Blk, None), &memory, LIMIT).unwrap();
+    let features = device.identity().features;
+    device.set_features(features);
+    let queue = DriverQueue::new(&memory, 0, 256, features).unwrap();
+    device.start_queue(queue.setup(0, 0).unwrap()).unwrap();
+    let mut load = Load {
+        memory,
+        queue,
+        posted: Default::default(),
+        next: 0,
+        answered: 0,
+        free: (0..SLOTS as u64).collect(),
+        slot_of: Default::default(),
+    };
+    for kill in 0..KILLS {
+        // Between one and a few thousand requests, then death at whatever moment that is.
+        for _ in 0..1 + kill * 37 {
+            load.post();
+            load.take();
+        }
+        load.post();
+        backend.kill().unwrap();
+        backend.wait().unwrap();
+        backend = spawn(&listener);
+    }
+    for _ in 0..1000 {
+        load.post();
+        load.take();
+    }
+    while !load.posted.is_empty() {
+        load.take();
+    }
+    assert_eq!(load.answered, load.next);
+    assert_eq!(handle.losses(), u64::from(KILLS));
+    // Between two sessions of the guest the region is made anew.
+    assert!(device.stop_queue(0).is_some());
+    device.reset();
+    device.set_features(features);
+    load.queue = DriverQueue::new(&load.memory, 0, 128, features).unwrap();
+    device.start_queue(load.queue.setup(0, 0).unwrap()).unwrap();
+    load.post();
+    load.take();
+    drop(device);
+    backend.kill().unwrap();
+    backend.wait().unwrap();
+}
