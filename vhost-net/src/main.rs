@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use options::Options;
+use strata_sandbox::{Role, Spec, close_inherited, disabled, isolate, remove_at_end};
 use strata_vhost_net::device::Net;
 use strata_vhost_net::mac::Mac;
 use strata_vhost_net::tap::Tap;
@@ -50,23 +51,41 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
+    let kept: Vec<i32> = options.tap_fd.iter().copied().chain(options.fd).collect();
+    close_inherited(&kept);
+    let sandboxed = !options.no_sandbox;
     let tap = match &options.tap {
         Some(name) => Tap::open(name, usize::from(options.num_queues), options.create_tap)?,
         None => Tap::from_fds(inherit(&options.tap_fd)?)?,
     };
-    let stop = termination()?;
     let endpoint = match (options.fd, &options.socket_path) {
         (Some(fd), _) => Endpoint::inherit(fd)?,
-        (None, Some(path)) => Endpoint::listen(path)?,
+        (None, Some(path)) => {
+            let endpoint = Endpoint::listen(path)?;
+            if sandboxed {
+                remove_at_end(path, Role::Net)?;
+            }
+            endpoint
+        }
         (None, None) => anyhow::bail!("no socket"),
     };
+    let isolated = if sandboxed {
+        Some(isolate(Spec::new(Role::Net))?)
+    } else {
+        disabled(Role::Net);
+        None
+    };
+    let stop = termination()?;
     let mac = options.mac.unwrap_or_else(|| Mac::for_tap(tap.name()));
     tracing::info!("{}: {mac}, {} queue pair(s)", tap.name(), tap.pairs());
     let change = ConfigChange::default();
     let mut device = Net::new(tap, mac, options.tuning(), change.clone()).context("making the device")?;
+    if let Some(isolated) = isolated {
+        isolated.lock()?;
+    }
     let served = serve(endpoint, &mut device, &stop, &change);
     report(&device);
-    if let Some(path) = &options.socket_path {
+    if let (false, Some(path)) = (sandboxed, &options.socket_path) {
         remove(path);
     }
     served?;

@@ -427,7 +427,3 @@ fn finish(scatter: &mut Scatter, place: Place, overflow: Option<&mut [u8]>) {
 fn peek(held: &VecDeque<Chain>, at: usize, offset: usize, out: &mut [u8]) -> bool {
     held.get(at).is_some_and(|chain| chain.copy_back(offset, out).is_ok())
 }
-
-#[cfg(test)]
-#[path = "rx_test.rs"]
-mod rx_test;

@@ -282,7 +282,3 @@ fn refused(name: &str, multi_queue: bool, source: io::Error) -> TapError {
         _ => TapError::System { what: "opened", source },
     }
 }
-
-#[cfg(test)]
-#[path = "tap_test.rs"]
-mod tap_test;

@@ -1,5 +1,7 @@
 //! Frames both ways, through a real socket, real rings and a real tap.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // all of it is a test
+
 mod scene;
 
 use scene::{Guest, LONG, SHORT, Scene, USUAL, datagram, frame, large_segment, namespace, until};

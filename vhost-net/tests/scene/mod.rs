@@ -1,6 +1,7 @@
 //! A whole card for a test: a tap in a namespace of its own, the device behind a real vhost-user socket, and a
 //! driver in this process over memory of its own.
 #![allow(dead_code, unreachable_pub)] // every test program uses a part of it
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // all of it is a test
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -168,6 +169,20 @@ impl Guest {
             guest.frontend.start(2 * pair + 1, &guest.tx[pair], 0).unwrap();
         }
         guest
+    }
+
+    /// Goes on with another backend: what a frontend does whose backend is gone. The used index says where.
+    pub fn reconnect(&mut self, path: &std::path::Path) {
+        let wanted = self.frontend.features | F_PROTOCOL_FEATURES;
+        let mut frontend = Frontend::connect(path, wanted).unwrap();
+        frontend.set_memory(&self.memory).unwrap();
+        for pair in 0..self.rx.len() {
+            for (index, queue) in [(2 * pair, &self.rx[pair]), (2 * pair + 1, &self.tx[pair])] {
+                let used: u16 = self.memory.read_obj(queue.addresses()[2] + 2).unwrap();
+                frontend.start(index, queue, u16::from_le(used)).unwrap();
+            }
+        }
+        self.frontend = frontend;
     }
 
     /// Starts the control queue, which follows the `pairs` of the device.
