@@ -7,6 +7,7 @@ mod build;
 mod check;
 mod counts;
 mod demo;
+mod fuzz;
 mod guests;
 mod native;
 mod setup;
@@ -35,6 +36,8 @@ enum Command {
     Test(test::Arguments),
     /// Formatting, lints, documentation, the workspace's shape
     Check,
+    /// Feed the parsers of guests' and peers' bytes with what libFuzzer thinks of
+    Fuzz(fuzz::Arguments),
     /// Install and download what tests and demo need (they do it themselves too)
     Setup,
     /// Run a shell command in the rig, a machine with KVM in software
@@ -60,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo => demo::run(&place).map(|()| ExitCode::SUCCESS),
         Command::Test(arguments) => test::run(&place, &arguments),
         Command::Check => check::run(&place).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(arguments) => fuzz::run(&place, &arguments).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::for_tests(&place).map(|()| ExitCode::SUCCESS),
         Command::Rig { command } => {
             setup::for_rig(&place)?;

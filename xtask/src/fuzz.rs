@@ -1,0 +1,86 @@
+//! `cargo xtask fuzz`: builds the targets of `tests/fuzz` with coverage and address checks, and runs them in turn.
+//!
+//! libFuzzer is driven directly: the one thing cargo-fuzz would add here is a second toolchain to install. The flags
+//! are the ones it passes; they are unstable, which RUSTC_BOOTSTRAP lets the project's own toolchain take.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use strata_rig::Place;
+use strata_rig::progress::say;
+use strata_rig::tool;
+
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address";
+
+/// What to fuzz.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Targets; all without any
+    targets: Vec<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    seconds: u64,
+}
+
+/// Runs the targets one after another over a corpus kept under `target/strata/corpus`.
+///
+/// # Errors
+/// A target does not exist, does not build, or found something: where its input lies is said.
+pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<()> {
+    let package = place.root().join("tests/fuzz");
+    let known = targets(&package)?;
+    if let Some(unknown) = arguments.targets.iter().find(|name| !known.contains(name)) {
+        bail!("there is no target {unknown}; there are {}", known.join(", "));
+    }
+    let chosen = if arguments.targets.is_empty() { &known } else { &arguments.targets };
+    say("building the fuzz targets");
+    let output = place.cache().join("fuzz");
+    let mut cargo = tool::command("cargo");
+    cargo
+        .args(["build", "--quiet", "--release", "--locked", "--target", TRIPLE, "--target-dir"])
+        .arg(&output);
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", FLAGS).current_dir(&package);
+    tool::output(&mut cargo)?;
+    for target in chosen {
+        let runs = fuzz(place, &output.join(TRIPLE).join("release").join(target), target, arguments.seconds)?;
+        println!("{target}: {runs} inputs, nothing found");
+    }
+    Ok(())
+}
+
+/// The names of the files in `targets/`.
+fn targets(package: &Path) -> anyhow::Result<Vec<String>> {
+    let folder = package.join("targets");
+    let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| PathBuf::from(entry.ok()?.file_name()).file_stem()?.to_str().map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn fuzz(place: &Place, program: &Path, target: &str, seconds: u64) -> anyhow::Result<String> {
+    let corpus = place.cache().join("corpus").join(target);
+    let findings = place.cache().join("findings");
+    for folder in [&corpus, &findings] {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let mut command = Command::new(program);
+    command.arg(format!("-max_total_time={seconds}")).args(["-max_len=8192", "-rss_limit_mb=4096"]);
+    command.arg(format!("-artifact_prefix={}/{target}-", findings.display())).arg(&corpus);
+    let output = command.output().with_context(|| format!("cannot run {}", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        let tail: Vec<&str> = said.lines().rev().take(40).collect();
+        for line in tail.iter().rev() {
+            println!("{line}");
+        }
+        bail!("{target} found something: the input is in {}", findings.display());
+    }
+    let runs = said.lines().rev().find_map(|line| line.strip_prefix("Done ")?.split(' ').next());
+    Ok(runs.unwrap_or("some").to_owned())
+}
