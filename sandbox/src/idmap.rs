@@ -15,7 +15,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pause, pipe2, read, write};
 
 use crate::account::Account;
-use crate::sys;
+use crate::{chroot, sys};
 
 /// The namespace, held by its descriptor alone.
 pub(crate) fn user_namespace(account: Account) -> io::Result<OwnedFd> {
@@ -25,7 +25,8 @@ pub(crate) fn user_namespace(account: Account) -> io::Result<OwnedFd> {
     match unsafe { fork() }? {
         ForkResult::Child => {
             let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
-            let made = unshare(CloneFlags::CLONE_NEWUSER).is_ok();
+            let make = || unshare(CloneFlags::CLONE_NEWUSER).is_ok();
+            let made = make() || (chroot::leave().is_ok() && make());
             let _ = write(&writer, &[u8::from(made)]);
             loop {
                 pause();

@@ -24,6 +24,8 @@ const KVM: &[Check] = &[
     is(1, 0x0000_ae47), // KVM_SET_TSS_ADDR
     is(1, 0x4008_ae48), // KVM_SET_IDENTITY_MAP_ADDR
     is(1, 0x0000_ae60), // KVM_CREATE_IRQCHIP
+    is(1, 0x4008_ae9c), // KVM_X86_SETUP_MCE
+    is(1, 0x8008_ae9d), // KVM_X86_GET_MCE_CAP_SUPPORTED
     is(1, 0x4068_aea3), // KVM_ENABLE_CAP
     // interrupts and doorbells
     is(1, 0x4020_ae76), // KVM_IRQFD

@@ -4,14 +4,16 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use strata_sandbox::{Role, Root, audit};
 
 use crate::Case;
-use crate::start::{Inmate, PLAIN, Stage, User, command, run, users};
+use crate::start::{Inmate, PLAIN, Stage, User, can_chroot, command, in_chroot, run, users};
 
 pub(crate) const CASES: &[Case] = &[
     ("binds::a_socket_in_a_private_directory_can_be_reached_and_reached_again", reached_and_reached_again),
+    ("binds::a_socket_can_be_reached_from_a_chroot", reached_from_a_chroot),
     ("binds::a_single_socket_can_be_given", a_single_socket_can_be_given),
     ("binds::what_cannot_be_reached_is_an_error_that_says_so", unreachable_is_an_error),
 ];
@@ -45,7 +47,10 @@ fn heard(listener: &UnixListener) {
 
 fn connect(user: User, bind: &Path, socket: &Path) -> Inmate {
     let (bind, socket) = (bind.to_str().unwrap(), socket.to_str().unwrap());
-    let mut command = command(user, Role::Vmm, Stage::Locked, &["connect", bind, socket]);
+    connected(command(user, Role::Vmm, Stage::Locked, &["connect", bind, socket]))
+}
+
+fn connected(mut command: Command) -> Inmate {
     let mut child = command.spawn().unwrap();
     let said = std::io::BufReader::new(child.stdout.take().unwrap());
     Inmate { child, said }
@@ -71,6 +76,21 @@ fn reached_and_reached_again() {
         heard(&listener);
         assert!(inmate.finish().success());
     }
+}
+
+fn reached_from_a_chroot() {
+    if !can_chroot() {
+        return;
+    }
+    let dir = run_dir(User::Same);
+    let socket = dir.path().join("disk0.sock");
+    let listener = listen(&socket, User::Same);
+    let act = ["connect", dir.path().to_str().unwrap(), socket.to_str().unwrap()];
+    let (command, _root) = in_chroot(command(User::Same, Role::Vmm, Stage::Locked, &act));
+    let mut inmate = connected(command);
+    assert_eq!(inmate.line(), "Ok(Ok(()))");
+    heard(&listener);
+    assert!(inmate.finish().success());
 }
 
 fn a_single_socket_can_be_given() {

@@ -1,17 +1,14 @@
 //! Beginning and end: signals, exit status, death in the family.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::Command;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use strata_sandbox::Role;
 
 use crate::Case;
 use crate::start::{
-    Inmate, PLAIN, ROLES, Stage, User, command, eventually, is_mapped, is_root, lives, run, users,
+    Inmate, PLAIN, ROLES, Stage, User, can_chroot, command, eventually, in_chroot, lives, run, users,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -114,28 +111,9 @@ fn a_second_thread_is_refused() {
     assert!(ended.error.contains("this one has 2"), "{}", ended.describe());
 }
 
-/// The command, in a chroot that shows the same files.
-#[allow(unsafe_code)] // pre_exec
-fn in_chroot(mut command: Command) -> (Command, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let root = std::ffi::CString::new(dir.path().to_str().unwrap()).unwrap();
-    let enter = move || {
-        let none: Option<&std::ffi::CStr> = None;
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        mount(Some(c"/"), root.as_c_str(), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
-        nix::unistd::chroot(root.as_c_str())?;
-        nix::unistd::chdir(c"/")?;
-        Ok(())
-    };
-    // SAFETY: it makes system calls only.
-    unsafe { command.pre_exec(enter) };
-    (command, dir)
-}
-
 fn a_chroot_is_left_by_root_and_named_to_others() {
-    if !is_root() || !is_mapped(65534) {
-        return; // only root can enter a chroot
+    if !can_chroot() {
+        return;
     }
     let (command_in, _dir) = in_chroot(command(User::Same, Role::Vmm, Stage::Locked, &["wait"]));
     let inmate = Inmate::from(command_in);

@@ -5,6 +5,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use strata_sandbox::Role;
 
 /// As whom an inmate is started.
@@ -137,6 +139,30 @@ pub(crate) fn run(mut command: Command) -> Ended {
         said: String::from_utf8_lossy(&output.stdout).into_owned(),
         error: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Only root of the host can enter a chroot that shows all of it.
+pub(crate) fn can_chroot() -> bool {
+    is_root() && is_mapped(65534)
+}
+
+/// The command, in a chroot that shows the same files.
+#[allow(unsafe_code)] // pre_exec
+pub(crate) fn in_chroot(mut command: Command) -> (Command, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = std::ffi::CString::new(dir.path().to_str().unwrap()).unwrap();
+    let enter = move || {
+        let none: Option<&std::ffi::CStr> = None;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some(c"/"), root.as_c_str(), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+        nix::unistd::chroot(root.as_c_str())?;
+        nix::unistd::chdir(c"/")?;
+        Ok(())
+    };
+    // SAFETY: it makes system calls only.
+    unsafe { command.pre_exec(enter) };
+    (command, dir)
 }
 
 /// Waits until `holds`, generously.
