@@ -80,6 +80,13 @@ impl Vring {
         Ok(Self { queue, index, kick, call, err, owes_call: false, stats: Arc::default() })
     }
 
+    /// Counts in `stats` from now on, for counts that go on when the queue is started again.
+    #[must_use]
+    pub fn counting_in(mut self, stats: Arc<QueueStats>) -> Self {
+        self.stats = stats;
+        self
+    }
+
     /// Takes the next request that makes sense; false if there is none. Others are answered on the way, which
     /// the next [`Vring::flush`] shows.
     #[inline]

@@ -96,6 +96,8 @@ pub struct Options {
     pub cpu: Option<usize>,
     /// How long to look before sleeping.
     pub poll: PollLimit,
+    /// Where to count, for counts that go on when the queue is started again.
+    pub stats: Arc<WorkerStats>,
 }
 
 /// What a worker's thread did. Written by it alone.
@@ -116,7 +118,7 @@ pub struct WorkerStats {
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
-    stats: WorkerStats,
+    stats: Arc<WorkerStats>,
 }
 
 /// A running worker. Dropping it stops it.
@@ -138,7 +140,7 @@ impl<S: Service> Worker<S> {
     /// # Errors
     /// No thread or descriptor is left, or a source cannot be waited for. The service is dropped.
     pub fn spawn(service: S, options: Options) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), stats: WorkerStats::default() });
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), stats: options.stats });
         let wake: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?.into();
         let wake = Arc::new(wake);
         let wait = Wait::new()?;
