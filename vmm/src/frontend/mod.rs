@@ -2,7 +2,7 @@
 //!
 //! Made by the machine after the sandbox is closed ([`connect`] needs only a path in the vmm's root); called by
 //! the PCI transport. Kicks and calls are eventfds that guest, KVM and backend share, so nothing here is on the
-//! path of an I/O. A backend may die, hang or be replaced at any time: the guest sees a pause ([`link`]).
+//! path of an I/O. A backend may die, hang or be replaced at any time: the guest sees a pause (`link.rs`).
 //!
 //! Refuses a backend that offers less than the machine file asks for, and one that returns in another shape.
 

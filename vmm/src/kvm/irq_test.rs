@@ -129,3 +129,60 @@ fn doorbells_come_and_go() {
     wiring.unring(0xc000_4000, &event);
     wiring.ring(0xc000_4000, &event).unwrap();
 }
+
+#[test]
+fn a_guest_masks_a_vector_and_finds_its_interrupt_pending() {
+    use crate::pci::mock::Rig;
+
+    let Some((vm, vcpu)) = vm(Irqchip::Split) else { return };
+    let rig = Rig::new(Arc::new(MsiRoutes::new(vm, Irqchip::Split)), &[1]);
+    let (registers, doorbells) = rig.open(1);
+    // Vector 1: address, data, unmasked; MSI-X on. Then a queue that uses it.
+    let entry = registers + 0x2000 + 16;
+    rig.write(entry, 0xfee0_0000, 8);
+    rig.write(entry + 8, DATA.into(), 4);
+    rig.write(entry + 12, 0, 4);
+    rig.write(Rig::config(1, 0x42), 0x8000, 2);
+    for (field, value, len) in
+        [(0x14, 3, 1), (0x08, 1, 4), (0x0c, 1, 4), (0x14, 0xb, 1), (0x1a, 1, 2), (0x1c, 1, 2), (0x14, 0xf, 1)]
+    {
+        rig.write(registers + field, value, len);
+    }
+    assert_eq!(rig.read(registers + 0x14, 1), 0xf);
+    let call = rig.seen[0].lock().unwrap().running[0].as_mut().unwrap().call.take().unwrap();
+    let signal = || nix::unistd::write(&call, &1_u64.to_ne_bytes()).unwrap();
+    let clear = || {
+        let mut lapic = vcpu.get_lapic().unwrap();
+        lapic.regs[0x200 + 0x10 * (DATA as usize / 32)..][..4].fill(0);
+        vcpu.set_lapic(&lapic).unwrap();
+        assert!(!arrived(&vcpu));
+    };
+    let pending = || rig.read(doorbells + 0x2000, 8);
+    signal();
+    assert!(eventually(|| arrived(&vcpu)));
+    assert_eq!(pending(), 0);
+    for (mask, unmask) in
+        [((entry + 12, 1), (entry + 12, 0)), ((Rig::config(1, 0x42), 0xc000), (Rig::config(1, 0x42), 0x8000))]
+    {
+        clear();
+        rig.write(mask.0, mask.1, 2);
+        signal();
+        assert_eq!(pending(), 2);
+        assert!(!arrived(&vcpu), "masked");
+        rig.write(unmask.0, unmask.1, 2);
+        assert!(eventually(|| arrived(&vcpu)), "sent at unmask");
+        assert_eq!(pending(), 0);
+    }
+    // Masked without a signal: nothing comes at unmask.
+    clear();
+    rig.write(entry + 12, 1, 4);
+    assert_eq!(pending(), 0);
+    rig.write(entry + 12, 0, 4);
+    assert!(!arrived(&vcpu));
+    // Another message for the vector while it is live.
+    rig.write(entry + 8, u64::from(DATA) + 32, 4);
+    signal();
+    let other = 0x200 + 0x10 * (DATA as usize / 32 + 1);
+    assert!(eventually(|| vcpu.get_lapic().unwrap().regs[other] as u8 & 1 << (DATA % 8) != 0));
+    assert!(!arrived(&vcpu));
+}

@@ -11,21 +11,22 @@ use super::{Notifier, Pci, PciDevice, PciWindows, Shadow};
 
 /// What the device was asked to do, seen from outside.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) features: Option<u64>,
-    pub(super) running: Vec<Option<QueueSetup>>,
-    pub(super) resets: u32,
-    pub(super) config: Vec<u8>,
-    pub(super) refuse_start: bool,
+pub(crate) struct Seen {
+    pub(crate) features: Option<u64>,
+    pub(crate) running: Vec<Option<QueueSetup>>,
+    pub(crate) starts: u32,
+    pub(crate) resets: u32,
+    pub(crate) config: Vec<u8>,
+    pub(crate) refuse_start: bool,
 }
 
-pub(super) struct Mock {
+pub(crate) struct Mock {
     identity: Identity,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl Mock {
-    pub(super) fn new(device_id: u16, queues: usize, config: usize) -> (Self, Arc<Mutex<Seen>>) {
+    pub(crate) fn new(device_id: u16, queues: usize, config: usize) -> (Self, Arc<Mutex<Seen>>) {
         let seen = Arc::new(Mutex::new(Seen {
             running: (0..queues).map(|_| None).collect(),
             config: (0..config).map(|at| at as u8).collect(),
@@ -70,6 +71,7 @@ impl Device for Mock {
         }
         let slot = &mut seen.running[usize::from(index)];
         assert!(slot.replace(setup).is_none(), "started twice");
+        seen.starts += 1;
         Ok(())
     }
 
@@ -86,22 +88,22 @@ impl Device for Mock {
     }
 }
 
-pub(super) const ECAM: u64 = 0xe000_0000;
-pub(super) const MMIO: u64 = 0xc000_0000;
+pub(crate) const ECAM: u64 = 0xe000_0000;
+pub(crate) const MMIO: u64 = 0xc000_0000;
 
-pub(super) fn windows() -> PciWindows {
+pub(crate) fn windows() -> PciWindows {
     PciWindows { ecam_base: ECAM, mmio32: MMIO..MMIO + 0x10_0000 }
 }
 
 /// A bus with one mock of `queues` queues per entry, and what each saw.
-pub(super) struct Rig {
-    pub(super) pci: Pci,
-    pub(super) seen: Vec<Arc<Mutex<Seen>>>,
-    pub(super) notifiers: Vec<Notifier>,
+pub(crate) struct Rig {
+    pub(crate) pci: Pci,
+    pub(crate) seen: Vec<Arc<Mutex<Seen>>>,
+    pub(crate) notifiers: Vec<Notifier>,
 }
 
 impl Rig {
-    pub(super) fn new(wiring: Arc<dyn Wiring>, queues: &[usize]) -> Self {
+    pub(crate) fn new(wiring: Arc<dyn Wiring>, queues: &[usize]) -> Self {
         let memory = Arc::new(Memory::anonymous(1 << 20).unwrap());
         let mut seen = Vec::new();
         let mut notifiers = Vec::new();
@@ -121,13 +123,13 @@ impl Rig {
         Self { pci, seen, notifiers }
     }
 
-    pub(super) fn recorded(queues: &[usize]) -> (Self, Arc<Recorder>) {
+    pub(crate) fn recorded(queues: &[usize]) -> (Self, Arc<Recorder>) {
         let recorder = Arc::new(Recorder::default());
         (Self::new(Arc::clone(&recorder) as Arc<dyn Wiring>, queues), recorder)
     }
 
     /// A read as the guest does it: of the shadow where the read-only slot is, an exit elsewhere.
-    pub(super) fn read(&self, address: u64, len: usize) -> u64 {
+    pub(crate) fn read(&self, address: u64, len: usize) -> u64 {
         let mut data = vec![0; len];
         if (ECAM..ECAM + 0x20_0000).contains(&address) {
             self.pci.shadow().read((address - ECAM) as usize, &mut data);
@@ -137,7 +139,7 @@ impl Rig {
         super::bytes::le64(&data, 0)
     }
 
-    pub(super) fn write(&self, address: u64, value: u64, len: usize) {
+    pub(crate) fn write(&self, address: u64, value: u64, len: usize) {
         let data = &value.to_le_bytes()[..len];
         if (ECAM..ECAM + 0x10_0000).contains(&address) {
             self.pci.ecam_write(address - ECAM, data);
@@ -146,12 +148,12 @@ impl Rig {
         }
     }
 
-    pub(super) fn config(device: u64, register: u64) -> u64 {
+    pub(crate) fn config(device: u64, register: u64) -> u64 {
         ECAM + (device << 15) + register
     }
 
     /// Turns memory decoding on and gives back the two BARs.
-    pub(super) fn open(&self, device: u64) -> (u64, u64) {
+    pub(crate) fn open(&self, device: u64) -> (u64, u64) {
         self.write(Self::config(device, 4), 6, 2);
         (self.read(Self::config(device, 0x10), 4), self.read(Self::config(device, 0x14), 4))
     }

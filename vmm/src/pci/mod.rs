@@ -301,6 +301,6 @@ mod enumerate_test;
 #[cfg(test)]
 mod hostile_test;
 #[cfg(test)]
-mod mock;
+pub(crate) mod mock;
 #[cfg(test)]
 mod transport_test;
