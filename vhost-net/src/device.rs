@@ -159,6 +159,7 @@ impl Net {
                 name: format!("pair{at}"),
                 cpu: self.tuning.cpus.get(at).copied(),
                 poll: self.tuning.poll,
+                ..Options::default()
             };
             Slot::Running(Worker::spawn(pair, options)?)
         } else {
@@ -219,6 +220,7 @@ impl Device for Net {
                     name: "control".to_owned(),
                     cpu: None,
                     poll: PollLimit(std::time::Duration::ZERO),
+                    ..Options::default()
                 };
                 self.control = Some(Worker::spawn(control, options).map_err(refused)?);
                 self.card.set_control(true, resumes);
