@@ -31,6 +31,13 @@ pub(crate) fn drop_all() -> Result<(), SandboxError> {
     sys::capset(CapabilitySets { effective: 0, permitted: 0, inheritable: 0 }).map_err(failed)
 }
 
+/// For a process that was started without any: makes sure of it. The bounding set, which no_new_privs makes
+/// meaningless, is left as it is.
+pub(crate) fn give_up() -> Result<(), SandboxError> {
+    // Works for whoever has none, and gives up what there is.
+    sys::capset(CapabilitySets { effective: 0, permitted: 0, inheritable: 0 }).map_err(failed)
+}
+
 fn failed(source: io::Error) -> SandboxError {
     SandboxError::System { doing: "give up capabilities", source }
 }

@@ -24,6 +24,10 @@ pub enum SandboxError {
         source: io::Error,
     },
 
+    /// [`crate::Namespaces::Given`] was asked for, and they are not.
+    #[error("--namespaces given is for a service manager that has made a sandbox, and none is there: {0}")]
+    NotGiven(&'static str),
+
     /// A system call on the way failed.
     #[error("cannot {doing}")]
     System {

@@ -23,7 +23,7 @@ use nix::unistd::{ForkResult, fork, getpid, getppid, pipe2, read};
 
 use crate::account::{Account, leave_root};
 use crate::bind::Bind;
-use crate::{Role, SandboxError, Spec, chroot, descriptors, limits, lock, reaper, sys, tmpfs};
+use crate::{Namespaces, Role, SandboxError, Spec, chroot, descriptors, limits, lock, reaper, sys, tmpfs};
 
 /// Our ids inside the user namespace. Not 0, so nothing there takes itself for root, and not 65534, so that our own
 /// is told from everybody else's (which all appear as 65534).
@@ -36,6 +36,7 @@ pub struct Isolated {
     pub(crate) role: Role,
     pub(crate) account: Account,
     pub(crate) binds: Vec<Bind>,
+    pub(crate) namespaces: Namespaces,
 }
 
 /// Leaves the host: its root user, its users, mounts, processes, network, IPC and names.
@@ -59,6 +60,15 @@ pub fn isolate(mut spec: Spec) -> Result<Isolated, SandboxError> {
         descriptors::close_others(&spec.keep)?;
     }
     let mut binds = spec.binds.drain(..).map(Bind::new).collect::<Result<Vec<_>, _>>()?;
+    if spec.namespaces == Namespaces::Given {
+        given()?;
+        return Ok(Isolated {
+            role: spec.role,
+            account: Account::current(),
+            binds,
+            namespaces: spec.namespaces,
+        });
+    }
     // Changing the user id clears the death signal, so one that the launcher set is put back.
     let tied = spec.die_with_parent
         || sys::parent_death_signal().map_err(SandboxError::system("read the parent death signal"))? != 0;
@@ -81,7 +91,20 @@ pub fn isolate(mut spec: Spec) -> Result<Isolated, SandboxError> {
         }
     }
     split(spec.role, was_root)?;
-    Ok(Isolated { role: spec.role, account, binds })
+    Ok(Isolated { role: spec.role, account, binds, namespaces: spec.namespaces })
+}
+
+/// What a service manager must have done before we rely on it. Which namespaces there are cannot be told from inside;
+/// that is the unit's to say, and `systemd-analyze security` reads it.
+fn given() -> Result<(), SandboxError> {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        return Err(SandboxError::NotGiven("it runs as root: set User= or DynamicUser="));
+    }
+    if sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0).map_err(SandboxError::system("read no_new_privs"))? != 1 {
+        return Err(SandboxError::NotGiven("it could gain privileges: set NoNewPrivileges=yes"));
+    }
+    Ok(())
 }
 
 /// New namespaces of every kind but time.

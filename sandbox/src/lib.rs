@@ -36,6 +36,7 @@ mod lock;
 mod reaper;
 mod remove;
 mod root;
+mod service;
 mod sys;
 mod tmpfs;
 
@@ -45,6 +46,7 @@ pub use descriptors::close_inherited;
 pub use error::SandboxError;
 pub use isolate::{Isolated, disabled, isolate};
 pub use remove::remove_at_end;
+pub use service::{Notify, ServiceError, listeners};
 pub use tmpfs::private_tmpfs_huge;
 
 use std::os::fd::RawFd;
@@ -73,6 +75,18 @@ impl Role {
     }
 }
 
+impl std::str::FromStr for Namespaces {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "own" => Ok(Self::Own),
+            "given" => Ok(Self::Given),
+            _ => Err("neither `own` nor `given`"),
+        }
+    }
+}
+
 /// What [`isolate`] is asked for.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -90,12 +104,33 @@ pub struct Spec {
     pub account: Account,
     /// Whether all of it is to die when the process that started it dies.
     pub die_with_parent: bool,
+    /// Who makes the namespaces and the account.
+    pub namespaces: Namespaces,
+}
+
+/// Who makes the namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Namespaces {
+    /// [`isolate`] does, and the process becomes its child.
+    #[default]
+    Own,
+    /// Whoever started the process did, as a service manager does from a unit's directives: an unprivileged user,
+    /// no_new_privs, and mounts, network and users of its own as the unit says. [`isolate`] then only checks the
+    /// first two and stays in this process; [`Isolated::lock`] keeps Landlock, limits, capabilities and the filter.
+    Given,
 }
 
 impl Spec {
     /// Nothing visible, all descriptors kept, uid and gid 65534 instead of root, independent of its parent.
     #[must_use]
     pub fn new(role: Role) -> Self {
-        Self { role, binds: Vec::new(), keep: Vec::new(), account: Account::NOBODY, die_with_parent: false }
+        Self {
+            role,
+            binds: Vec::new(),
+            keep: Vec::new(),
+            account: Account::NOBODY,
+            die_with_parent: false,
+            namespaces: Namespaces::Own,
+        }
     }
 }

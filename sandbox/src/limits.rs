@@ -46,3 +46,11 @@ pub(crate) fn lower(role: Role) -> Result<(), SandboxError> {
     }
     Ok(())
 }
+
+/// The same where a unit may forbid `setrlimit` (SystemCallFilter=~@resources) and gives limits itself (LimitCORE= and
+/// its like).
+pub(crate) fn lower_if_allowed(role: Role) {
+    if let Err(error) = lower(role) {
+        tracing::debug!("resource limits stay as the service manager set them: {error}");
+    }
+}

@@ -4,15 +4,23 @@
 
 use nix::sys::stat::{Mode, umask};
 
-use crate::{Isolated, SandboxError, capabilities, filter, landlocked, limits, root, sys};
+use crate::{Isolated, Namespaces, SandboxError, capabilities, filter, landlocked, limits, root, sys};
 
 pub(crate) fn lock(isolated: Isolated) -> Result<(), SandboxError> {
-    let Isolated { role, account, mut binds } = isolated;
+    let Isolated { role, account, mut binds, namespaces } = isolated;
     umask(Mode::from_bits_truncate(0o077));
-    nix::unistd::sethostname("strata").map_err(SandboxError::errno("set the host name"))?;
-    root::enter(&mut binds)?;
-    limits::lower(role)?;
-    capabilities::drop_all()?;
+    match namespaces {
+        Namespaces::Own => {
+            nix::unistd::sethostname("strata").map_err(SandboxError::errno("set the host name"))?;
+            root::enter(&mut binds)?;
+            limits::lower(role)?;
+            capabilities::drop_all()?;
+        }
+        Namespaces::Given => {
+            limits::lower_if_allowed(role);
+            capabilities::give_up()?;
+        }
+    }
     for bind in &binds {
         bind.check(account)?;
     }

@@ -1,0 +1,127 @@
+//! What a service manager hands a process and hears from it (sd_notify(3), sd_listen_fds(3)).
+//!
+//! Owns: reading `LISTEN_FDS` and the socket of `NOTIFY_SOCKET`. Called by each `main` before the sandbox, because in
+//! it nothing can be opened any more: the notification socket is connected once, early, and written to as long as the
+//! process lives. Refuses sockets that are none of ours (`LISTEN_PID`), and to fail for want of a service manager.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::RawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use crate::sys;
+
+/// SD_LISTEN_FDS_START
+const FIRST: RawFd = 3;
+/// More than any unit of ours passes; a bound on what the environment may make us touch.
+const MOST: RawFd = 64;
+
+/// Why what the service manager handed over cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// `LISTEN_FDS` is no number.
+    #[error("LISTEN_FDS is {0:?}; it must be a number from 0 to 64")]
+    Count(String),
+    /// `LISTEN_FDS` counts a descriptor that is not open.
+    #[error("LISTEN_FDS says that descriptor {0} is open, and it is not")]
+    Closed(RawFd),
+}
+
+/// The descriptors passed by socket activation, in the unit's order; empty if there are none or they are for another
+/// process. May be called before [`crate::close_inherited`], which has to be told of them.
+///
+/// # Errors
+/// The environment promises what is not there.
+pub fn listeners() -> Result<Vec<RawFd>, ServiceError> {
+    let variable = |name| std::env::var(name).ok();
+    let (Some(pid), Some(count)) = (variable("LISTEN_PID"), variable("LISTEN_FDS")) else {
+        return Ok(Vec::new());
+    };
+    if pid.parse() != Ok(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    let count = match count.parse::<RawFd>() {
+        Ok(count @ 0..=MOST) => count,
+        _ => return Err(ServiceError::Count(count)),
+    };
+    let fds: Vec<RawFd> = (FIRST..FIRST + count).collect();
+    match fds.iter().find(|fd| !sys::is_open(**fd)) {
+        Some(closed) => Err(ServiceError::Closed(*closed)),
+        None => Ok(fds),
+    }
+}
+
+/// The way to the service manager, or to nobody.
+#[derive(Debug, Default)]
+pub struct Notify(Option<UnixDatagram>);
+
+impl Notify {
+    /// Connects to `NOTIFY_SOCKET`; without one, what is said goes nowhere. Call it after
+    /// [`crate::close_inherited`] and before [`crate::isolate`].
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let Some(address) = std::env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty()) else {
+            return Self(None);
+        };
+        match connect(&address) {
+            Ok(socket) => Self(Some(socket)),
+            Err(error) => {
+                tracing::warn!("nobody is told of this service's state: NOTIFY_SOCKET {address:?}: {error}");
+                Self(None)
+            }
+        }
+    }
+
+    /// Whether anybody listens.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The service does its work from now on.
+    pub fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
+    }
+
+    /// What it does, for people.
+    pub fn status(&self, status: &str) {
+        self.send(&format!("STATUS={}", one_line(status)));
+    }
+
+    /// It was told to end and does so.
+    pub fn stopping(&self, status: &str) {
+        self.send(&format!("STOPPING=1\nSTATUS={}", one_line(status)));
+    }
+
+    fn send(&self, message: &str) {
+        // A manager that is busy or gone is no reason to hold up a guest.
+        if let Some(socket) = &self.0
+            && let Err(error) = socket.send(message.as_bytes())
+        {
+            tracing::debug!("the service manager was not told: {error}");
+        }
+    }
+}
+
+/// Lines are separate assignments.
+fn one_line(text: &str) -> String {
+    text.replace('\n', " ")
+}
+
+fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        [b'/', ..] => SocketAddr::from_pathname(address)?,
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+#[path = "service_test.rs"]
+mod service_test;

@@ -1,0 +1,54 @@
+use std::os::unix::net::UnixDatagram;
+
+use super::{Notify, connect, one_line};
+
+fn said(socket: &UnixDatagram) -> String {
+    let mut bytes = [0; 256];
+    let length = socket.recv(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+#[test]
+fn a_state_is_one_message_of_assignments() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let notify = Notify(Some(connect(path.as_os_str()).unwrap()));
+    // The path is not needed once it is connected: the sandbox has none.
+    std::fs::remove_file(&path).unwrap();
+    notify.ready("two\nlines");
+    assert_eq!(said(&manager), "READY=1\nSTATUS=two lines");
+    notify.status("busy");
+    assert_eq!(said(&manager), "STATUS=busy");
+    notify.stopping("asked to");
+    assert_eq!(said(&manager), "STOPPING=1\nSTATUS=asked to");
+}
+
+#[test]
+fn abstract_addresses_work_and_relative_paths_do_not() {
+    use std::os::linux::net::SocketAddrExt;
+    let name = format!("strata-notify-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    let notify = Notify(Some(connect(format!("@{name}").as_ref()).unwrap()));
+    notify.status("here");
+    assert_eq!(said(&manager), "STATUS=here");
+    assert!(connect("notify".as_ref()).is_err());
+    assert!(connect("/does/not/exist".as_ref()).is_err());
+}
+
+#[test]
+fn nobody_is_told_anything_without_a_manager() {
+    let nobody = Notify::default();
+    assert!(!nobody.is_connected());
+    nobody.ready("");
+    // Nor by one that has gone.
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    drop(theirs);
+    Notify(Some(ours)).stopping("");
+}
+
+#[test]
+fn a_status_cannot_smuggle_in_another_assignment() {
+    assert_eq!(one_line("a\nMAINPID=1"), "a MAINPID=1");
+}
