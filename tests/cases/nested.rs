@@ -19,7 +19,7 @@ const INNER: &str = "say inner disk $(cat /sys/block/vda/size)";
 
 /// Runs as process 1 of the outer guest, on the disk that holds everything.
 const OUTER: &str = "#!/bin/busybox sh
-mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
+ln -s /proc/self/fd /dev/fd; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
 truncate -s 4M /tmp/inner.img
 say() { echo \"guest: $*\"; }
 say kvm $(ls /dev/kvm)

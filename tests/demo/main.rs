@@ -28,8 +28,8 @@ exec switch_root /new /sbin/init
 /// What is typed into the guest once it has a shell.
 const COMMANDS: &[&str] = &[
     "uname -sr",
-    "lscpu | grep -iE 'model name|hypervisor|virtualization'",
-    "df -h / | tail -1",
+    "lscpu | grep -E '^(Virtualization|Hypervisor)'",
+    "findmnt -no SOURCE,FSTYPE,SIZE,USED /",
     "dd if=/dev/vda of=/dev/null bs=1M count=128 iflag=direct 2>&1 | tail -1",
     "ip -br address",
 ];
@@ -81,6 +81,7 @@ fn run() -> anyhow::Result<()> {
     show::exits(&[("boot to login", &boot_exits), ("20 pings", &ping_exits)]);
 
     heading("Powering off");
+    vm.output.hush();
     vm.type_in("poweroff\n")?;
     vm.expect_exit(0)?;
     let left = before.left(&context);
@@ -95,8 +96,11 @@ fn run() -> anyhow::Result<()> {
 fn boot(context: &Context, disk: &Path, tap: &Tap) -> anyhow::Result<Running> {
     let initrd = context.file("initrd");
     guest::initrd(&context.place, &initrd, SWITCH, &[])?;
-    let machine =
-        context.machine("")?.name("debian").memory("768M").append("root=/dev/vda systemd.show_status=1");
+    let machine = context
+        .machine("")?
+        .name("debian")
+        .memory("768M")
+        .append("root=/dev/vda systemd.show_status=1 systemd.log_color=0");
     let machine = machine.initrd(&initrd).disk(disk, ",serial=debian").net(tap.name(), "");
     note(&format!("$ {}", show::command_line(&machine.command())));
     println!();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 /// Only a hang reaches it: the slowest guest in the rig says something every few seconds.
-pub const LIMIT: Duration = Duration::from_secs(180);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 #[derive(Default)]
 struct State {
@@ -63,6 +63,11 @@ impl Lines {
     /// Prints each line from now on, behind `prefix`.
     pub fn echo(&self, prefix: &str) {
         self.shared.lock().echo = Some(prefix.to_owned());
+    }
+
+    /// Ends [`Lines::echo`].
+    pub fn hush(&self) {
+        self.shared.lock().echo = None;
     }
 
     /// Waits for a line that is exactly `wanted`.

@@ -9,7 +9,7 @@ mount -t tmpfs -o size=75% rw /rw; mkdir /rw/upper /rw/work
 mount -t overlay -o lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work root /root
 R=/root
 for d in proc sys dev; do mkdir -p $R/$d; mount --move /$d $R/$d; done
-mkdir -p $R/dev/pts $R/dev/shm
+mkdir -p $R/dev/pts $R/dev/shm; ln -s /proc/self/fd $R/dev/fd
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 pts $R/dev/pts
 mount -t tmpfs shm $R/dev/shm; mount -t tmpfs -o mode=755 run $R/run
 mount -t cgroup2 cgroup $R/sys/fs/cgroup
