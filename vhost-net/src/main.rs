@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use options::Options;
-use strata_sandbox::{Role, Spec, close_inherited, disabled, isolate, remove_at_end};
+use strata_sandbox::{Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end};
 use strata_vhost_net::device::Net;
 use strata_vhost_net::mac::Mac;
 use strata_vhost_net::tap::Tap;
@@ -29,6 +29,10 @@ fn main() -> ExitCode {
     if options.print_capabilities {
         println!("{CAPABILITIES}");
         return ExitCode::SUCCESS;
+    }
+    if !options.has_endpoint() {
+        let text = "no socket: give --socket-path or --fd, or start it by socket activation (LISTEN_FDS)";
+        Options::command().error(clap::error::ErrorKind::MissingRequiredArgument, text).exit();
     }
     if let Some(fd) = options.repeated() {
         let text = format!("descriptor {fd} is given twice");
@@ -51,14 +55,16 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
-    let kept: Vec<i32> = options.tap_fd.iter().copied().chain(options.fd).collect();
+    let fd = socket(options)?;
+    let kept: Vec<i32> = options.tap_fd.iter().copied().chain(fd).collect();
     close_inherited(&kept);
+    let notify = Notify::from_environment();
     let sandboxed = !options.no_sandbox;
     let tap = match &options.tap {
         Some(name) => Tap::open(name, usize::from(options.num_queues), options.create_tap)?,
         None => Tap::from_fds(inherit(&options.tap_fd)?)?,
     };
-    let endpoint = match (options.fd, &options.socket_path) {
+    let endpoint = match (fd, &options.socket_path) {
         (Some(fd), _) => Endpoint::inherit(fd)?,
         (None, Some(path)) => {
             let endpoint = Endpoint::listen(path)?;
@@ -67,23 +73,26 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             endpoint
         }
-        (None, None) => anyhow::bail!("no socket"),
+        (None, None) => anyhow::bail!("LISTEN_FDS is set, but no socket was passed to this process"),
     };
     let isolated = if sandboxed {
-        Some(isolate(Spec::new(Role::Net))?)
+        Some(isolate(Spec { namespaces: options.namespaces, ..Spec::new(Role::Net) })?)
     } else {
         disabled(Role::Net);
         None
     };
     let stop = termination()?;
     let mac = options.mac.unwrap_or_else(|| Mac::for_tap(tap.name()));
-    tracing::info!("{}: {mac}, {} queue pair(s)", tap.name(), tap.pairs());
+    let status = format!("{}: {mac}, {} queue pair(s)", tap.name(), tap.pairs());
+    tracing::info!("{status}");
     let change = ConfigChange::default();
     let mut device = Net::new(tap, mac, options.tuning(), change.clone()).context("making the device")?;
     if let Some(isolated) = isolated {
         isolated.lock()?;
     }
+    notify.ready(&status);
     let served = serve(endpoint, &mut device, &stop, &change);
+    notify.stopping("ending");
     report(&device);
     if let (false, Some(path)) = (sandboxed, &options.socket_path) {
         remove(path);
@@ -106,6 +115,18 @@ fn inherit(numbers: &[i32]) -> anyhow::Result<Vec<OwnedFd>> {
         fds.push(unsafe { OwnedFd::from_raw_fd(number) });
     }
     Ok(fds)
+}
+
+/// The descriptor of the socket: named on the command line, or passed by socket activation, or none.
+fn socket(options: &Options) -> anyhow::Result<Option<i32>> {
+    if options.fd.is_some() || options.socket_path.is_some() {
+        return Ok(options.fd);
+    }
+    match listeners()?.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(*one)),
+        more => anyhow::bail!("{} sockets were passed (LISTEN_FDS); a backend serves one", more.len()),
+    }
 }
 
 /// A descriptor that becomes readable when the process is asked to end. The signals are blocked before there is

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser};
 
+use strata_sandbox::Namespaces;
 use strata_vhost_net::device::Tuning;
 use strata_vhost_net::mac::Mac;
 use strata_virtio::poller::PollLimit;
@@ -20,8 +21,9 @@ use strata_virtio::poller::PollLimit;
 #[command(group(ArgGroup::new("endpoint").args(["socket_path", "fd"])))]
 #[command(group(ArgGroup::new("cable").args(["tap", "tap_fd"])))]
 pub(crate) struct Options {
-    /// Socket to make and listen on; removed at the end
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["print_capabilities", "fd"])]
+    /// Socket to make and listen on; removed at the end. Without it and --fd, the socket that socket activation
+    /// passed (LISTEN_FDS)
+    #[arg(long, value_name = "PATH")]
     pub(crate) socket_path: Option<PathBuf>,
 
     /// Descriptor of a socket that is listening, or connected to the frontend
@@ -64,12 +66,21 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) print_capabilities: bool,
 
+    /// Who makes the sandbox's namespaces: own, this process; given, the service manager that started it has
+    #[arg(long, value_name = "own|given", default_value = "own", conflicts_with = "no_sandbox")]
+    pub(crate) namespaces: Namespaces,
+
     /// For debugging: keep all rights
     #[arg(long)]
     pub(crate) no_sandbox: bool,
 }
 
 impl Options {
+    /// Whether something says where frontends come from: a flag, or a service manager that passes a socket.
+    pub(crate) fn has_endpoint(&self) -> bool {
+        self.fd.is_some() || self.socket_path.is_some() || std::env::var_os("LISTEN_FDS").is_some()
+    }
+
     /// How queues are served.
     pub(crate) fn tuning(&self) -> Tuning {
         Tuning {
