@@ -1,0 +1,173 @@
+//! What the control socket answers: [`strata_ipc::Control`] over the machine's owner.
+//!
+//! Runs on a thread of its own with a tokio runtime; slow clients hurt only each other. Questions about state are
+//! answered from [`Shared`] and the devices' handles; requests become events for the owner, whose answer is
+//! waited for. Refuses what the owner refuses, and everything once the owner is gone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use strata_ipc::{
+    Control, Counters, DeviceState, DeviceStatistics, DeviceStatus, Refused, Statistics, Status,
+    VcpuStatistics,
+};
+
+use crate::console::hub::Hub;
+use crate::frontend::{Handle, State};
+use crate::kvm::stats::Stats;
+use crate::machine::{Command, Event, Shared};
+
+/// How long the owner may take: longer than it waits for a vCPU to leave a device.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What does not change while the machine lives.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The machine's name.
+    pub name: String,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// What it is made of.
+    pub backing: String,
+}
+
+/// The machine as the control socket sees it.
+pub struct Remote {
+    facts: Facts,
+    shared: Arc<Shared>,
+    // One request at a time; `Sender` is not to be shared between threads otherwise.
+    owner: Mutex<Sender<Event>>,
+    backends: Vec<Handle>,
+    console: Option<Arc<Hub>>,
+}
+
+impl Remote {
+    /// Of these parts.
+    #[must_use]
+    pub fn new(
+        facts: Facts,
+        shared: Arc<Shared>,
+        owner: Sender<Event>,
+        backends: Vec<Handle>,
+        console: Option<Arc<Hub>>,
+    ) -> Self {
+        Self { facts, shared, owner: Mutex::new(owner), backends, console }
+    }
+
+    fn ask(&self, command: Command) -> Result<(), Refused> {
+        let (reply, answer) = sync_channel(1);
+        let gone = || Refused::new("the machine is ending");
+        let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        owner.send(Event::Command(command, reply)).map_err(|_| gone())?;
+        answer.recv_timeout(PATIENCE).map_err(|_| gone())?
+    }
+}
+
+impl Control for Remote {
+    fn status(&self) -> Status {
+        let internal = self.console.iter().map(|_| DeviceStatus {
+            id: "console".to_owned(),
+            kind: "console".to_owned(),
+            state: DeviceState::Internal,
+            queues: 2,
+        });
+        let backends = self.backends.iter().map(|device| DeviceStatus {
+            id: device.id().to_owned(),
+            kind: device.kind().to_owned(),
+            state: match device.state() {
+                State::Connected => DeviceState::Connected,
+                State::Lost => DeviceState::Lost,
+            },
+            queues: device.queues().into(),
+        });
+        Status {
+            name: self.facts.name.clone(),
+            state: self.shared.state(),
+            cpus: self.facts.cpus,
+            memory_bytes: self.facts.memory,
+            memory_backing: self.facts.backing.clone(),
+            reboots: self.shared.reboots(),
+            devices: internal.chain(backends).collect(),
+        }
+    }
+
+    fn pause(&self) -> Result<(), Refused> {
+        self.ask(Command::Pause)
+    }
+
+    fn resume(&self) -> Result<(), Refused> {
+        self.ask(Command::Resume)
+    }
+
+    fn power_off(&self) -> Result<(), Refused> {
+        self.ask(Command::PowerOff)
+    }
+
+    fn reboot(&self) -> Result<(), Refused> {
+        self.ask(Command::Reboot)
+    }
+
+    fn quit(&self) -> Result<(), Refused> {
+        self.ask(Command::Quit)
+    }
+
+    fn console(&self) -> Result<OwnedFd, Refused> {
+        let hub = self.console.as_ref().ok_or_else(|| Refused::new("this machine has no console"))?;
+        hub.attach().map_err(|error| Refused::new(error.to_string()))
+    }
+
+    fn statistics(&self) -> Statistics {
+        let meters = self.shared.meters();
+        let mut vm = counters(meters.vm.as_ref());
+        vm.insert("reboots".to_owned(), self.shared.reboots());
+        let vcpus = (0..).zip(&meters.vcpus).map(|(index, (stats, exits))| {
+            let mut counters = counters(stats.as_ref());
+            let ours =
+                [("user_ports", &exits.ports), ("user_mmio", &exits.mmio), ("user_signals", &exits.signals)];
+            counters.extend(ours.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed))));
+            VcpuStatistics { index, counters }
+        });
+        let vcpus = vcpus.collect();
+        drop(meters);
+        let lost = self.console.iter().map(|hub| ("console", "bytes_lost", hub.lost()));
+        let backends = self.backends.iter().map(|device| (device.id(), "backend_losses", device.losses()));
+        let devices = lost.chain(backends).map(|(id, name, count)| DeviceStatistics {
+            id: id.to_owned(),
+            counters: BTreeMap::from([(name.to_owned(), count)]),
+        });
+        Statistics { vm, vcpus, devices: devices.collect() }
+    }
+}
+
+fn counters(stats: Option<&Stats>) -> Counters {
+    let read = stats.and_then(|stats| stats.read().ok()).unwrap_or_default();
+    read.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Serves `remote` to whoever connects to `listener`, on a thread of its own, until the process ends.
+///
+/// # Errors
+/// No thread or no event loop is to be had.
+pub fn serve(listener: UnixListener, remote: Remote) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let remote: Arc<dyn Control> = Arc::new(remote);
+    let serve = move || {
+        if let Err(error) = runtime.block_on(strata_ipc::serve(listener, remote)) {
+            tracing::error!(%error, "the control socket is closed");
+        }
+    };
+    thread::Builder::new().name("control".into()).spawn(serve).map(drop)
+}
+
+#[cfg(test)]
+#[path = "control_test.rs"]
+mod control_test;

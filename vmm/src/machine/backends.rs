@@ -1,0 +1,94 @@
+//! Which backends a machine has and where their sockets are.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use strata_config::{DiskSource, Machine, NetSource};
+use strata_virtio::memory::Memory;
+
+use super::MachineError;
+use crate::frontend::{self, Handle, Kind, Settings};
+use crate::pci::PciDevice;
+
+/// Descriptors of a ring, at most. The guest's driver uses what the device offers.
+const QUEUE_SIZE: u16 = 256;
+/// How long a backend may take to answer at the start.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Folders that hold everybody's sockets: of these only the one socket is shown to the vmm.
+const CROWDED: [&str; 6] = ["/", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm"];
+
+/// The settings of all backends, in the machine file's order, and the paths through which they are reached.
+///
+/// # Errors
+/// A folder is not there.
+pub(super) fn settings(
+    machine: &Machine,
+    run_dir: &Path,
+) -> Result<(Vec<Settings>, Vec<PathBuf>), MachineError> {
+    let run_dir = real(run_dir)?;
+    let mut visible = vec![run_dir.clone()];
+    let own = |id: &str| run_dir.join(format!("{id}.sock"));
+    let mut all = Vec::new();
+    let mut add = |id: &str, path: PathBuf, kind, queues| {
+        let id = id.to_owned();
+        all.push(Settings { id, path, kind, queues, queue_size: QUEUE_SIZE, give_up: None });
+    };
+    for disk in &machine.disks {
+        let (path, queues) = match &disk.source {
+            DiskSource::File { .. } => (own(disk.id.as_str()), Some(machine.disk_queues(disk))),
+            DiskSource::Socket(path) => (foreign(path, &mut visible)?, disk.queues),
+        };
+        add(disk.id.as_str(), path, Kind::Blk, queues);
+    }
+    for net in &machine.nets {
+        let (path, mac, queues) = match &net.source {
+            NetSource::Tap { mac, .. } => {
+                (own(net.id.as_str()), Some(mac.bytes()), Some(machine.net_queues(net)))
+            }
+            NetSource::Socket(path) => (foreign(path, &mut visible)?, None, net.queues),
+        };
+        add(net.id.as_str(), path, Kind::Net { mac }, queues);
+    }
+    for device in &machine.devices {
+        let path = foreign(&device.socket, &mut visible)?;
+        add(device.id.as_str(), path, Kind::Other { device_id: device.device_id }, device.queues);
+    }
+    Ok((all, visible))
+}
+
+/// A socket of somebody else's, by its real path. Its folder is made visible, because a backend that restarts
+/// makes its socket anew.
+fn foreign(path: &Path, visible: &mut Vec<PathBuf>) -> Result<PathBuf, MachineError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = real(folder)?;
+    let path = path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name));
+    let shown =
+        if CROWDED.iter().any(|crowded| folder == Path::new(crowded)) { path.clone() } else { folder };
+    if !visible.contains(&shown) {
+        visible.push(shown);
+    }
+    Ok(path)
+}
+
+fn real(folder: &Path) -> Result<PathBuf, MachineError> {
+    folder.canonicalize().map_err(MachineError::system(format!("find the folder {}", folder.display())))
+}
+
+/// Connects to all of them.
+///
+/// # Errors
+/// One does not answer, or does not offer what the machine file asks for.
+pub(super) fn connect(
+    backends: &[Settings],
+    memory: &Arc<Memory>,
+) -> Result<Vec<(PciDevice, Handle)>, MachineError> {
+    backends
+        .iter()
+        .map(|settings| frontend::connect(settings.clone(), memory, PATIENCE).map_err(Into::into))
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "backends_test.rs"]
+mod backends_test;

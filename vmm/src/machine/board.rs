@@ -1,0 +1,237 @@
+//! One life of the hardware: a VM, its buses, its vCPU threads. A reboot ends it and builds the next over the same
+//! memory and devices.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VcpuFd;
+
+use super::parts::Parts;
+use super::shared::Meters;
+use super::{Event, MachineError};
+use crate::bus::BusDevice;
+use crate::kvm::gate::Gate;
+use crate::kvm::irq::{Irqchip, MsiRoutes};
+use crate::kvm::kick;
+use crate::kvm::run::{self, Exits, Spaces};
+use crate::kvm::stats::Stats;
+use crate::kvm::vcpu;
+use crate::kvm::vm::{self, Vm};
+use crate::legacy::ioapic::{self, Interrupts};
+use crate::legacy::panic::Panic;
+use crate::legacy::power::{self, Power};
+use crate::legacy::uart::{self, Line};
+use crate::memory::Ram;
+use crate::pci::{Pci, PciDevice, PciWindows, Shadow};
+use crate::x86::{acpi, layout};
+
+/// How long vCPUs get to leave the guest and whatever device they are in.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often they are reminded meanwhile.
+const REMINDER: Duration = Duration::from_millis(100);
+
+/// What outlives a board.
+pub(super) struct Keep<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) ram: &'a Ram,
+    pub(super) shadow: &'a Arc<Shadow>,
+    pub(super) serial: Option<&'a Line>,
+    pub(super) events: &'a Sender<Event>,
+}
+
+/// A running or paused machine's hardware.
+pub(super) struct Board {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<()>>,
+    interrupts: Interrupts,
+    pci: Arc<Pci>,
+    // Last: threads and devices are gone before the VM is.
+    _vm: Vm,
+}
+
+/// The PCI bus as seen from the memory bus: one for each range.
+struct Ecam(Arc<Pci>);
+struct Bars(Arc<Pci>, u64);
+
+impl BusDevice for Ecam {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.ecam_read(offset, data);
+    }
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.ecam_write(offset, data);
+    }
+}
+
+impl BusDevice for Bars {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.mmio_read(self.1 + offset, data);
+    }
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.mmio_write(self.1 + offset, data);
+    }
+}
+
+impl Board {
+    /// Builds it all, loads the kernel, and has the vCPUs wait at the gate.
+    pub(super) fn build(keep: &Keep<'_>, devices: Vec<PciDevice>) -> Result<(Self, Meters), MachineError> {
+        let Keep { parts, ram, shadow, serial, events } = keep;
+        let cpus = parts.machine.cpus;
+        let mut vm = Vm::new(&parts.host, Arc::clone(&ram.memory))?;
+        vm.add_shadow(layout::SHADOW.start, Arc::clone(shadow))?;
+        let gate = Arc::new(Gate::new(cpus.into()));
+        let interrupts =
+            Interrupts::new(Box::new(Arc::clone(vm.fd())), layout::ioapic_pins(serial.is_some()));
+        let wiring = Arc::new(MsiRoutes::new(Arc::clone(vm.fd()), Irqchip::Split));
+        let windows = PciWindows { ecam_base: layout::ECAM, mmio32: layout::PCI32 };
+        let pci = Arc::new(Pci::new(wiring, &windows, &ram.memory, Arc::clone(shadow), devices)?);
+
+        let mut spaces = Spaces::default();
+        spaces.ports.attach(
+            layout::PM_PORT.into(),
+            power::PORTS,
+            Box::new(Power::new(Arc::clone(&gate), (*events).clone())),
+        )?;
+        spaces.ports.attach(layout::PANIC_PORT.into(), 1, Box::new(Panic::new((*events).clone())))?;
+        if let Some(line) = serial {
+            line.reset(interrupts.clone());
+            spaces.ports.attach(layout::UART_PORT.into(), uart::PORTS, line.device())?;
+        }
+        spaces.mmio.attach(layout::IOAPIC.into(), ioapic::SIZE, interrupts.device())?;
+        spaces.mmio.attach(layout::ECAM, layout::ECAM_SIZE, Box::new(Ecam(Arc::clone(&pci))))?;
+        for window in [windows.registers(), windows.mmio32.clone()] {
+            let bars = Box::new(Bars(Arc::clone(&pci), window.start));
+            spaces.mmio.attach(window.start, window.end - window.start, bars)?;
+        }
+
+        let facts = acpi::Facts {
+            cpus,
+            serial: serial.is_some(),
+            windows: vec![windows.mmio32.clone(), windows.registers()],
+        };
+        let rsdp = acpi::write(&ram.memory, &facts)?;
+        let start = parts.payload.load(&ram.memory, ram.size, rsdp)?;
+
+        let mut vcpus = Vec::new();
+        let mut meters = Meters { vm: open_stats(&**vm.fd()), vcpus: Vec::new() };
+        for index in 0..cpus {
+            let fd = vm.vcpu(index.into())?;
+            vcpu::prepare(&fd, index, &parts.cpuid, (index == 0).then_some(start))?;
+            let exits = Arc::new(Exits::default());
+            meters.vcpus.push((open_stats(&fd), Arc::clone(&exits)));
+            vcpus.push((index, fd, exits));
+        }
+        if let Some((_, first, _)) = vcpus.first() {
+            pre_fault(first, keep);
+        }
+        let mut board = Self { gate, threads: Vec::new(), interrupts, pci, _vm: vm };
+        let spaces = Arc::new(spaces);
+        for (index, fd, exits) in vcpus {
+            let thread = board.spawn(index, fd, exits, Arc::clone(&spaces), (*events).clone());
+            match thread {
+                Ok(thread) => board.threads.push(thread),
+                Err(source) => {
+                    // The missing ones never come to the gate.
+                    (board.threads.len()..cpus.into()).for_each(|_| board.gate.leave());
+                    board.end();
+                    return Err(MachineError::System { doing: format!("start vCPU {index}"), source });
+                }
+            }
+        }
+        Ok((board, meters))
+    }
+
+    fn spawn(
+        &self,
+        index: u8,
+        mut fd: VcpuFd,
+        exits: Arc<Exits>,
+        spaces: Arc<Spaces>,
+        events: Sender<Event>,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let gate = Arc::clone(&self.gate);
+        thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
+            match run::run(&mut fd, &spaces, &gate, &exits) {
+                run::End::SentHome => {}
+                end => {
+                    let _ = events.send(Event::VcpuEnded { index, end });
+                }
+            }
+        })
+    }
+
+    /// Lets the vCPUs run.
+    pub(super) fn open(&self) {
+        self.gate.open();
+    }
+
+    /// Holds the vCPUs; false: they did not come in time.
+    #[must_use]
+    pub(super) fn close(&self) -> bool {
+        self.gate.close();
+        self.settle()
+    }
+
+    /// Presses the power button.
+    pub(super) fn press_power_button(&self) {
+        self.interrupts.raise(layout::GED_PIN);
+    }
+
+    /// Ends all vCPU threads; `None` if some did not come.
+    fn end(&mut self) -> Option<()> {
+        self.gate.end();
+        if !self.settle() {
+            return None;
+        }
+        for thread in self.threads.drain(..) {
+            // A vCPU thread that panicked has ended too.
+            let _ = thread.join();
+        }
+        Some(())
+    }
+
+    fn settle(&self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.threads.iter().for_each(kick::kick);
+            if self.gate.wait_standing(REMINDER) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+        }
+    }
+
+    /// Ends this life; what is left are its devices, reset. `None`: a vCPU hangs inside a device.
+    pub(super) fn dismantle(mut self) -> Option<Vec<PciDevice>> {
+        self.end()?;
+        let Self { pci, .. } = self;
+        Some(Arc::into_inner(pci)?.into_devices())
+    }
+}
+
+fn open_stats(of: &impl std::os::fd::AsRawFd) -> Option<Stats> {
+    Stats::open(of).inspect_err(|error| tracing::debug!(%error, "no KVM statistics")).ok()
+}
+
+/// Has KVM map what is in memory already, or all of it where the machine file wants that.
+fn pre_fault(vcpu: &VcpuFd, keep: &Keep<'_>) {
+    let Keep { parts, ram, .. } = keep;
+    let ranges = if parts.machine.memory.prefault {
+        ram.memory.regions().map(|region| (region.gpa(), region.size())).collect()
+    } else {
+        parts.payload.loaded(ram.size)
+    };
+    for (gpa, size) in ranges {
+        if let Err(error) = vm::pre_fault(vcpu, gpa, size) {
+            if parts.machine.memory.prefault {
+                tracing::warn!(
+                    "memory is allocated but not mapped for the guest: {error} (needs Linux 6.11)"
+                );
+            }
+            return;
+        }
+    }
+}

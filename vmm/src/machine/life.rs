@@ -1,0 +1,310 @@
+//! The owner: takes events one at a time and decides what becomes of the machine.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use strata_ipc::{MachineState, Refused};
+
+use super::board::{Board, Keep};
+use super::parts::Parts;
+use super::shared::Shared;
+use super::terminals::Terminals;
+use super::{MachineError, backends, signals};
+use crate::control::{self, Facts, Remote};
+use crate::kvm::kick;
+use crate::kvm::run::End;
+use crate::memory::Ram;
+use crate::pci::{PciDevice, Shadow};
+use crate::x86::cmdline;
+
+/// How long a guest that panicked may go on: to print its last words, or to reset itself if it said it would.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+const LATE_RESET: Duration = Duration::from_secs(10);
+
+/// What happens to a machine.
+#[derive(Debug)]
+pub enum Event {
+    /// The guest reset itself. Its vCPUs stand.
+    Reset,
+    /// The guest powered off. Its vCPUs stand.
+    PowerOff,
+    /// The guest's kernel panicked.
+    Panicked {
+        /// It goes on into a crash kernel.
+        crash_kernel: bool,
+    },
+    /// A vCPU stopped by itself.
+    VcpuEnded {
+        /// Which.
+        index: u8,
+        /// Why.
+        end: End,
+    },
+    /// Somebody wants the machine to end.
+    Signal(Signal),
+    /// Somebody asks over the control socket, and waits for the answer.
+    Command(Command, SyncSender<Result<(), Refused>>),
+}
+
+/// What can be asked for over the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Stop the vCPUs.
+    Pause,
+    /// Let them run.
+    Resume,
+    /// Press the power button.
+    PowerOff,
+    /// Reset the machine.
+    Reboot,
+    /// End at once.
+    Quit,
+}
+
+/// How a machine fails while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The guest's kernel gave up.
+    #[error("the guest panicked")]
+    Panicked,
+    /// A vCPU met a triple fault.
+    #[error("the guest crashed: vCPU {index} met a triple fault; {place}")]
+    TripleFault {
+        /// Which vCPU.
+        index: u8,
+        /// Its registers.
+        place: String,
+    },
+    /// KVM cannot go on.
+    #[error("vCPU {index} failed: {why}")]
+    Vcpu {
+        /// Which vCPU.
+        index: u8,
+        /// What KVM said.
+        why: String,
+    },
+    /// It was ended from outside before the guest powered off.
+    #[error("ended by {0} before the guest powered off")]
+    Killed(&'static str),
+    /// The guest did not heed the power button.
+    #[error("the guest did not power off within {} s", .0.as_secs())]
+    Stubborn(Duration),
+    /// A vCPU does not leave a device.
+    #[error("a vCPU hangs inside a device and cannot be stopped")]
+    Hung,
+}
+
+/// How a life of the board ends.
+enum Outcome {
+    Again,
+    Well,
+    Badly(Failure),
+}
+
+/// The machine.
+pub(super) struct Life {
+    parts: Parts,
+    ram: Ram,
+    shadow: Arc<Shadow>,
+    terminals: Terminals,
+    devices: Vec<PciDevice>,
+    events: Sender<Event>,
+    inbox: Receiver<Event>,
+    shared: Arc<Shared>,
+    // When patience with the guest ends, and what it ends as.
+    deadline: Option<(Instant, Failure)>,
+    panicked: bool,
+    asked_to_end: bool,
+}
+
+impl Life {
+    /// Connects the backends and starts everything that is not a vCPU.
+    pub(super) fn new(mut parts: Parts, ram: Ram, shadow: Arc<Shadow>) -> Result<Self, MachineError> {
+        let thread = || MachineError::system("start a thread");
+        kick::install().map_err(MachineError::system("install a signal handler"))?;
+        let (events, inbox) = mpsc::channel();
+        signals::watch(events.clone()).map_err(thread())?;
+        let (terminals, console) =
+            Terminals::new(parts.console.take(), parts.serial.take()).map_err(thread())?;
+        let backends = backends::connect(&parts.backends, &ram.memory)?;
+        let (devices, handles): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
+        // The console comes first: its place does not depend on how many disks there are.
+        let devices = console.into_iter().chain(devices).collect();
+        let shared = Arc::<Shared>::default();
+        let facts = Facts {
+            name: parts.machine.name.to_string(),
+            cpus: parts.machine.cpus.into(),
+            memory: ram.size,
+            backing: ram.backing.to_string(),
+        };
+        let remote = Remote::new(facts, Arc::clone(&shared), events.clone(), handles, terminals.main_hub());
+        if let Some(listener) = parts.control.take() {
+            control::serve(listener, remote).map_err(thread())?;
+        }
+        Ok(Self {
+            parts,
+            ram,
+            shadow,
+            terminals,
+            devices,
+            events,
+            inbox,
+            shared,
+            deadline: None,
+            panicked: false,
+            asked_to_end: false,
+        })
+    }
+
+    /// Lives until the machine ends.
+    pub(super) fn run(mut self) -> Result<(), MachineError> {
+        loop {
+            let board = self.build()?;
+            let outcome = self.live(&board);
+            self.shared.set_state(MachineState::Stopping);
+            let left = board.dismantle();
+            match (outcome, left) {
+                (Outcome::Again, Some(left)) => self.devices = left,
+                (outcome, _) => {
+                    self.terminals.flush();
+                    return match outcome {
+                        Outcome::Well => Ok(()),
+                        Outcome::Badly(failure) => Err(failure.into()),
+                        Outcome::Again => Err(Failure::Hung.into()),
+                    };
+                }
+            }
+            tracing::info!("the guest reboots");
+            self.shared.count_reboot();
+            // What the old life still had to say does not concern the next.
+            self.drain();
+        }
+    }
+
+    fn build(&mut self) -> Result<Board, MachineError> {
+        let devices = std::mem::take(&mut self.devices);
+        self.shared.set_state(MachineState::Booting);
+        (self.deadline, self.panicked) = (None, false);
+        let keep = Keep {
+            parts: &self.parts,
+            ram: &self.ram,
+            shadow: &self.shadow,
+            serial: self.terminals.line(),
+            events: &self.events,
+        };
+        let (board, meters) = Board::build(&keep, devices)?;
+        *self.shared.meters() = meters;
+        board.open();
+        self.shared.set_state(MachineState::Running);
+        Ok(board)
+    }
+
+    fn drain(&mut self) {
+        let mut kept = Vec::new();
+        while let Ok(event) = self.inbox.try_recv() {
+            if matches!(event, Event::Signal(_) | Event::Command(..)) {
+                kept.push(event);
+            }
+        }
+        for event in kept {
+            let _ = self.events.send(event);
+        }
+    }
+
+    fn live(&mut self, board: &Board) -> Outcome {
+        loop {
+            let event = match &self.deadline {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some((deadline, _)) => {
+                    self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                }
+            };
+            let outcome = match event {
+                Ok(event) => self.handle(event, board),
+                Err(_) => self.deadline.take().map(|(_, failure)| Outcome::Badly(failure)),
+            };
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, board: &Board) -> Option<Outcome> {
+        match event {
+            Event::Reset if !self.parts.machine.no_reboot => Some(Outcome::Again),
+            Event::Reset if self.panicked => Some(Outcome::Badly(Failure::Panicked)),
+            Event::Reset | Event::PowerOff => Some(Outcome::Well),
+            Event::Panicked { crash_kernel: true } => {
+                tracing::warn!("the guest panicked and goes on into its crash kernel");
+                None
+            }
+            Event::Panicked { crash_kernel: false } => {
+                tracing::error!("the guest panicked");
+                self.panicked = true;
+                let patience = match cmdline::panic_timeout(&self.parts.machine.cmdline) {
+                    0 => LAST_WORDS,
+                    seconds => LATE_RESET + Duration::from_secs(seconds.max(0).unsigned_abs()),
+                };
+                self.deadline = Some((Instant::now() + patience, Failure::Panicked));
+                None
+            }
+            Event::VcpuEnded { index, end } => Some(Outcome::Badly(match end {
+                End::TripleFault(place) => Failure::TripleFault { index, place },
+                End::Failed(why) => Failure::Vcpu { index, why },
+                End::Halted | End::SentHome => Failure::Vcpu { index, why: "it halted for good".to_owned() },
+            })),
+            Event::Signal(signal) => self.signal(signal, board),
+            Event::Command(command, reply) => {
+                let (answer, outcome) = self.obey(command, board);
+                // Whoever asked may have gone.
+                let _ = reply.send(answer);
+                outcome
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: Signal, board: &Board) -> Option<Outcome> {
+        if self.asked_to_end {
+            return Some(Outcome::Badly(Failure::Killed(signal.as_str())));
+        }
+        tracing::info!("{signal}: pressing the power button");
+        self.asked_to_end = true;
+        if self.shared.state() == MachineState::Paused {
+            // A guest that stands cannot power off.
+            board.open();
+            self.shared.set_state(MachineState::Running);
+        }
+        board.press_power_button();
+        let patience = self.parts.machine.stop_timeout;
+        self.deadline.get_or_insert((Instant::now() + patience, Failure::Stubborn(patience)));
+        None
+    }
+
+    fn obey(&mut self, command: Command, board: &Board) -> (Result<(), Refused>, Option<Outcome>) {
+        let mut answer = Ok(());
+        let mut outcome = None;
+        match command {
+            Command::Pause => {
+                if board.close() {
+                    self.shared.set_state(MachineState::Paused);
+                } else {
+                    board.open();
+                    answer = Err(Refused::new("a vCPU does not leave a device it is in; still running"));
+                }
+            }
+            Command::Resume => {
+                board.open();
+                self.shared.set_state(MachineState::Running);
+            }
+            Command::PowerOff if self.shared.state() == MachineState::Paused => {
+                answer = Err(Refused::new("the machine is paused; resume it first"));
+            }
+            Command::PowerOff => board.press_power_button(),
+            Command::Reboot => outcome = Some(Outcome::Again),
+            Command::Quit => outcome = Some(Outcome::Well),
+        }
+        (answer, outcome)
+    }
+}

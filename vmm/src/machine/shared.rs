@@ -1,0 +1,64 @@
+//! What others may see of the machine at any time: the control socket's view. Written by the owner, read under short
+//! locks; nothing here is needed to run a guest.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use strata_ipc::MachineState;
+
+use crate::kvm::run::Exits;
+use crate::kvm::stats::Stats;
+
+/// The counters of one life of the board.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// KVM's of the VM.
+    pub vm: Option<Stats>,
+    /// KVM's and ours of each vCPU.
+    pub vcpus: Vec<(Option<Stats>, Arc<Exits>)>,
+}
+
+/// One per machine.
+#[derive(Debug)]
+pub struct Shared {
+    state: Mutex<MachineState>,
+    meters: Mutex<Meters>,
+    reboots: AtomicU64,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(MachineState::Booting),
+            meters: Mutex::default(),
+            reboots: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Shared {
+    /// What the machine is doing.
+    #[must_use]
+    pub fn state(&self) -> MachineState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_state(&self, state: MachineState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// How often the guest rebooted.
+    #[must_use]
+    pub fn reboots(&self) -> u64 {
+        self.reboots.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_reboot(&self) {
+        self.reboots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counters of the current life.
+    pub fn meters(&self) -> MutexGuard<'_, Meters> {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
