@@ -31,7 +31,7 @@ pub fn features(disk: &Disk, queues: u16) -> u64 {
     if queues > 1 {
         features |= bit(blk::VIRTIO_BLK_F_MQ);
     }
-    if disk.limits.read_only {
+    if disk.image.read_only() {
         features |= bit(blk::VIRTIO_BLK_F_RO);
     } else {
         features |= bit(blk::VIRTIO_BLK_F_CONFIG_WCE)
@@ -65,7 +65,7 @@ pub fn space(disk: &Disk, queues: u16) -> [u8; CONFIG_SIZE] {
     let exponent = (geometry.physical_block / block).trailing_zeros();
     let min_io = in_blocks(geometry.min_io).max(1 << exponent);
     let mut space = Writer::default();
-    space.put(&geometry.capacity.to_le_bytes()); // capacity
+    space.put(&disk.limits().capacity.to_le_bytes()); // capacity
     space.put(&0u32.to_le_bytes()); // size_max: not offered
     space.put(&SEG_MAX.to_le_bytes()); // seg_max
     space.put(&[0; 4]); // geometry: not offered

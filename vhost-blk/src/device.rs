@@ -84,6 +84,10 @@ impl Device for Block {
 
     fn read_config(&mut self, offset: u32, out: &mut [u8]) {
         out.fill(0);
+        // It may have grown.
+        if let Some(field) = self.space.first_chunk_mut() {
+            *field = self.disk.limits().capacity.to_le_bytes();
+        }
         let from = self.space.get(offset as usize..).unwrap_or_default();
         for (byte, value) in out.iter_mut().zip(from) {
             *byte = *value;
@@ -118,11 +122,15 @@ impl Device for Block {
             .ok_or_else(|| refused(std::io::Error::from(std::io::ErrorKind::InvalidInput)))?;
         // The one before, if any, gives its ring back first.
         drop(place.take());
-        let server = Server::new(Arc::clone(&self.disk), Vring::new(setup)?);
+        let tally = self.disk.tallies.get(usize::from(index)).cloned().unwrap_or_default();
+        let stats = Arc::clone(&tally.thread);
+        let vring = Vring::new(setup)?.counting_in(Arc::clone(&tally.ring));
+        let server = Server::new(Arc::clone(&self.disk), vring, tally);
         let options = Options {
             name: format!("queue{index}"),
             cpu: self.tuning.cpus.get(usize::from(index)).copied(),
             poll: self.tuning.poll,
+            stats,
         };
         *place = Some(Worker::spawn(server, options).map_err(refused)?);
         Ok(())

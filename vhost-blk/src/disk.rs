@@ -3,28 +3,87 @@
 //! Made by `main`, held in an `Arc` by the device and each queue. On the hot path only read.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use strata_virtio::chain::Chain;
 
 use crate::engine::EngineKind;
 use crate::engine::uring::UringPool;
 use crate::image::{Image, SECTOR};
+use crate::rate::Limiter;
 use crate::request::{ID_BYTES, Limits};
+use crate::tally::Tally;
+
+/// Why a disk does not grow.
+#[derive(Debug, thiserror::Error)]
+pub enum GrowError {
+    /// It is read-only.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// Guests lose data so.
+    #[error("{bytes} bytes are less than the {now} it has; a disk in use only grows")]
+    Smaller {
+        /// Asked for.
+        bytes: u64,
+        /// There now.
+        now: u64,
+    },
+    /// Not a whole number of blocks.
+    #[error("{bytes} bytes are not a whole number of blocks of {block}")]
+    PartialBlock {
+        /// Asked for.
+        bytes: u64,
+        /// Of the disk.
+        block: u64,
+    },
+    /// A device has the size it has.
+    #[error("the device has {has} bytes, not {bytes}; make it larger first")]
+    Device {
+        /// Asked for.
+        bytes: u64,
+        /// There now.
+        has: u64,
+    },
+    /// The file system's answer.
+    #[error("the image cannot be made larger")]
+    Image(#[source] std::io::Error),
+}
 
 /// A disk as its queues see it.
 #[derive(Debug)]
 pub struct Disk {
     /// What holds the bytes.
     pub image: Image,
-    /// What may be asked of it.
-    pub limits: Limits,
+    /// What may be asked of it; its capacity is that of the beginning, see [`Disk::limits`].
+    limits: Limits,
+    /// In sectors, now.
+    capacity: AtomicU64,
+    /// How fast.
+    pub limiter: Limiter,
+    /// What a failure below means.
+    pub on_error: OnError,
+    /// How often it was told to go on after a failure.
+    pub resumes: AtomicU64,
+    /// Queues that have stopped for a failure.
+    pub halted: AtomicUsize,
     /// A write counts as done only when it is on the device: the driver has no flush, or has switched the
     /// write cache off (virtio 1.2 section 5.2.5.2).
     pub write_through: AtomicBool,
     /// Rings not in use by a queue; empty with the sync engine.
     pub rings: UringPool,
+    /// What happened, by queue.
+    pub tallies: Vec<Arc<Tally>>,
     serial: [u8; ID_BYTES],
+}
+
+/// What happens when the image fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The guest is told.
+    #[default]
+    Report,
+    /// The request waits, and those behind it, until somebody has put things right and says so.
+    Stop,
 }
 
 /// Why no disk can be made of an image.
@@ -53,6 +112,7 @@ impl Disk {
         engine: EngineKind,
         queues: usize,
         serial: &str,
+        on_error: OnError,
     ) -> Result<Arc<Self>, DiskError> {
         let mut padded = [0; ID_BYTES];
         padded
@@ -76,7 +136,52 @@ impl Disk {
             read_only: image.read_only(),
             block_sectors: u64::from(geometry.logical_block) / SECTOR,
         };
-        Ok(Arc::new(Self { image, limits, write_through: AtomicBool::new(false), rings, serial: padded }))
+        let tallies = (0..queues).map(|_| Arc::default()).collect();
+        Ok(Arc::new(Self {
+            image,
+            capacity: AtomicU64::new(limits.capacity),
+            limits,
+            limiter: Limiter::default(),
+            on_error,
+            resumes: AtomicU64::new(0),
+            halted: AtomicUsize::new(0),
+            write_through: AtomicBool::new(false),
+            rings,
+            tallies,
+            serial: padded,
+        }))
+    }
+
+    /// What may be asked of it now.
+    #[inline]
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { capacity: self.capacity.load(Ordering::Relaxed), ..self.limits }
+    }
+
+    /// Makes the image, and with it the disk, larger; a block device is asked for its size instead, since others
+    /// change that. The new size in bytes. The driver has yet to be told.
+    ///
+    /// # Errors
+    /// The size is smaller than now, or is not to be had.
+    pub fn grow(&self, bytes: u64) -> Result<u64, GrowError> {
+        let now = self.capacity.load(Ordering::Relaxed) * SECTOR;
+        if self.limits.read_only {
+            return Err(GrowError::ReadOnly);
+        }
+        if bytes < now {
+            return Err(GrowError::Smaller { bytes, now });
+        }
+        let block = u64::from(self.image.geometry().logical_block);
+        if !bytes.is_multiple_of(block) {
+            return Err(GrowError::PartialBlock { bytes, block });
+        }
+        let has = self.image.grow(bytes).map_err(GrowError::Image)?;
+        if has < bytes {
+            return Err(GrowError::Device { bytes, has });
+        }
+        self.capacity.store(bytes / SECTOR, Ordering::Relaxed);
+        Ok(bytes)
     }
 
     /// For messages.

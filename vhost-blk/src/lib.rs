@@ -8,10 +8,13 @@
 //! ```
 
 pub mod config;
+pub mod control;
 pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod image;
+pub mod rate;
 pub mod request;
 pub mod server;
 pub mod slot;
+pub mod tally;

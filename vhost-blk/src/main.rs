@@ -7,14 +7,16 @@ mod options;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use options::Options;
-use strata_sandbox::{Role, Spec, close_inherited, disabled, isolate, remove_at_end};
+use strata_sandbox::{Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end};
+use strata_vhost_blk::control;
 use strata_vhost_blk::device::Block;
 use strata_vhost_blk::disk::Disk;
 use strata_vhost_blk::image::Image;
@@ -28,6 +30,10 @@ fn main() -> ExitCode {
     if options.print_capabilities {
         println!("{CAPABILITIES}");
         return ExitCode::SUCCESS;
+    }
+    if !options.has_endpoint() {
+        let text = "no socket: give --socket-path or --fd, or start it by socket activation (LISTEN_FDS)";
+        Options::command().error(clap::error::ErrorKind::MissingRequiredArgument, text).exit();
     }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -47,10 +53,12 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let image = options.image().context("no image")?;
-    close_inherited(options.fd.as_slice());
+    let fd = socket(options)?;
+    close_inherited(&options.kept(fd));
+    let notify = Notify::from_environment();
     let sandboxed = !options.no_sandbox;
     let image = Image::open(&image)?;
-    let endpoint = match (options.fd, &options.socket_path) {
+    let endpoint = match (fd, &options.socket_path) {
         (Some(fd), _) => Endpoint::inherit(fd)?,
         (None, Some(path)) => {
             let endpoint = Endpoint::listen(path)?;
@@ -59,27 +67,54 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             endpoint
         }
-        (None, None) => anyhow::bail!("no socket"),
+        (None, None) => anyhow::bail!("LISTEN_FDS is set, but no socket was passed to this process"),
+    };
+    let control = match options.control_fd {
+        Some(fd) => match Endpoint::inherit(fd)? {
+            Endpoint::Listener(listener) => Some(listener),
+            Endpoint::Stream(_) => anyhow::bail!("--control-fd {fd}: not a listening socket"),
+        },
+        None => None,
     };
     let isolated = if sandboxed {
-        Some(isolate(Spec::new(Role::Blk))?)
+        Some(isolate(Spec { namespaces: options.namespaces, ..Spec::new(Role::Blk) })?)
     } else {
         disabled(Role::Blk);
         None
     };
     let stop = termination()?;
-    let disk = Disk::new(image, options.engine(), usize::from(options.num_queues), &options.serial)?;
-    announce(&disk, options);
-    let mut device = Block::new(disk, options.num_queues, options.tuning());
+    let queues = usize::from(options.num_queues);
+    let disk = Disk::new(image, options.engine(), queues, &options.serial, options.on_error())?;
+    disk.limiter.set(&options.rates());
+    let status = announce(&disk, options);
+    let change = ConfigChange::default();
+    let mut device = Block::new(Arc::clone(&disk), options.num_queues, options.tuning());
     if let Some(isolated) = isolated {
         isolated.lock()?;
     }
-    let served = serve(endpoint, &mut device, &stop, &ConfigChange::default());
+    if let Some(listener) = control {
+        control::spawn(listener, Arc::downgrade(&disk), change.clone()).context("a thread for control")?;
+    }
+    notify.ready(&status);
+    let served = serve(endpoint, &mut device, &stop, &change);
+    notify.stopping("ending");
     if let (false, Some(path)) = (sandboxed, &options.socket_path) {
         remove(path);
     }
     served?;
     Ok(())
+}
+
+/// The descriptor of the socket: named on the command line, or passed by socket activation, or none.
+fn socket(options: &Options) -> anyhow::Result<Option<i32>> {
+    if options.fd.is_some() || options.socket_path.is_some() {
+        return Ok(options.fd);
+    }
+    match listeners()?.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(*one)),
+        more => anyhow::bail!("{} sockets were passed (LISTEN_FDS); a backend serves one", more.len()),
+    }
 }
 
 /// A descriptor that becomes readable when the process is asked to end. The signals are blocked before there is
@@ -96,9 +131,10 @@ fn termination() -> anyhow::Result<SignalFd> {
         .context("a descriptor for signals")
 }
 
-fn announce(disk: &Disk, options: &Options) {
+/// Says what is served; the same line is the service's status.
+fn announce(disk: &Disk, options: &Options) -> String {
     let image = &disk.image;
-    tracing::info!(
+    let line = format!(
         "{}: {} MiB{}, {}, {} queue(s), {}",
         disk.name(),
         image.geometry().capacity / 2048,
@@ -107,6 +143,8 @@ fn announce(disk: &Disk, options: &Options) {
         options.num_queues,
         if disk.rings.is_empty() { "system calls" } else { "io_uring" },
     );
+    tracing::info!("{line}");
+    line
 }
 
 fn remove(path: &Path) {

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser, ValueEnum};
 
+use strata_sandbox::Namespaces;
 use strata_vhost_blk::device::Tuning;
+use strata_vhost_blk::disk::OnError;
 use strata_vhost_blk::engine::EngineKind;
 use strata_vhost_blk::image::{Cache, Format, ImageOptions};
+use strata_vhost_blk::rate::Rates;
 use strata_virtio::poller::PollLimit;
 
 /// Serves a disk image to a virtual machine over vhost-user.
@@ -20,8 +23,9 @@ use strata_virtio::poller::PollLimit;
 #[command(name = "vhost-blk", version)]
 #[command(group(ArgGroup::new("endpoint").args(["socket_path", "fd"])))]
 pub(crate) struct Options {
-    /// Socket to make and listen on; removed at the end
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["print_capabilities", "fd"])]
+    /// Socket to make and listen on; removed at the end. Without it and --fd, the socket that socket activation
+    /// passed (LISTEN_FDS)
+    #[arg(long, value_name = "PATH")]
     pub(crate) socket_path: Option<PathBuf>,
 
     /// Descriptor of a socket that is listening, or connected to the frontend
@@ -56,6 +60,22 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) serial: String,
 
+    /// What happens when the image fails
+    #[arg(long, value_enum, default_value_t = OnErrorName::Report)]
+    pub(crate) on_error: OnErrorName,
+
+    /// Most requests per second, of all queues together; 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) iops: u64,
+
+    /// Most bytes per second, of all queues together; 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) bytes_per_second: u64,
+
+    /// Descriptor of a listening socket for control (Varlink, io.strata.Disk)
+    #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) control_fd: Option<i32>,
+
     /// Queues, each with a thread of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) num_queues: u16,
@@ -67,6 +87,10 @@ pub(crate) struct Options {
     /// Longest time a queue is polled before its thread sleeps, in microseconds; 0 never polls
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=1000))]
     pub(crate) poll: u64,
+
+    /// Who makes the sandbox's namespaces: own, this process; given, the service manager that started it has
+    #[arg(long, value_name = "own|given", default_value = "own", conflicts_with = "no_sandbox")]
+    pub(crate) namespaces: Namespaces,
 
     /// For debugging: keep all rights
     #[arg(long)]
@@ -107,7 +131,39 @@ pub(crate) enum EngineName {
     Sync,
 }
 
+/// `--on-error`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum OnErrorName {
+    /// The guest is told
+    Report,
+    /// The queue waits until it is resumed (control)
+    Stop,
+}
+
 impl Options {
+    /// What happens when the image fails.
+    pub(crate) fn on_error(&self) -> OnError {
+        match self.on_error {
+            OnErrorName::Report => OnError::Report,
+            OnErrorName::Stop => OnError::Stop,
+        }
+    }
+
+    /// The limits to begin with.
+    pub(crate) fn rates(&self) -> Rates {
+        Rates { iops: self.iops, bytes_per_second: self.bytes_per_second, ..Rates::default() }
+    }
+
+    /// The descriptors to be kept of those that were passed down.
+    pub(crate) fn kept(&self, socket: Option<i32>) -> Vec<i32> {
+        socket.into_iter().chain(self.control_fd).collect()
+    }
+
+    /// Whether something says where frontends come from: a flag, or a service manager that passes a socket.
+    pub(crate) fn has_endpoint(&self) -> bool {
+        self.fd.is_some() || self.socket_path.is_some() || std::env::var_os("LISTEN_FDS").is_some()
+    }
+
     /// The image asked for; `None` only with `--print-capabilities`.
     pub(crate) fn image(&self) -> Option<ImageOptions> {
         let path = self.blk_file.clone()?;

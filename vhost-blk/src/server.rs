@@ -2,8 +2,8 @@
 //! Serves the requests of one queue: takes them from the ring, brings them to the image, answers them.
 //!
 //! Owns the requests under way, one slot per descriptor of the ring, and lives on the queue's thread alone;
-//! nothing here is shared with another queue. Called by the worker of [`strata_virtio`] whenever there may be
-//! something to do: a kick, a completion, or while polling.
+//! nothing here is shared with another queue unless a rate limit is set. Called by the worker of
+//! [`strata_virtio`] whenever there may be something to do: a kick, a completion, or while polling.
 //!
 //! Refuses (answers with an error status) what [`crate::request`] refuses; never blocks while io_uring is there,
 //! except in a discard on a block device, for which io_uring has no operation everywhere.
@@ -11,7 +11,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use strata_virtio::chain::Chain;
@@ -19,14 +19,13 @@ use strata_virtio::limit::Throttle;
 use strata_virtio::vring::Vring;
 use strata_virtio::worker::{Progress, Service, Source};
 
-use crate::disk::Disk;
-use crate::engine::inline::{Reads, Writes};
+use crate::disk::{Disk, OnError};
+use crate::engine::inline::Inline;
 use crate::engine::syscalls::{self, Wait};
 use crate::engine::uring::Uring;
-use crate::engine::{Job, Path};
-use crate::image::Kind;
 use crate::request::{Answer, Fault, ID_BYTES, Op, Status};
 use crate::slot::{Next, Outcome, Slot};
+use crate::tally::Tally;
 
 static BAD_REQUEST: Throttle = Throttle::new(5, 60);
 static FAILED_IO: Throttle = Throttle::new(5, 60);
@@ -35,6 +34,8 @@ static FAILED_IO: Throttle = Throttle::new(5, 60);
 const SHOW: usize = 8;
 /// Answers after which a call that the driver wants is not put off any longer.
 const CALL: usize = 64;
+/// How often a queue that has stopped for a failure looks whether it may go on.
+const HALTED: Duration = Duration::from_millis(50);
 
 /// One queue's requests.
 #[derive(Debug)]
@@ -45,19 +46,26 @@ pub struct Server {
     chain: Chain,
     slots: Vec<Slot>,
     free: Vec<u16>,
-    reads: Reads,
-    writes: Writes,
-    /// The file system cannot promise not to wait (RWF_NOWAIT).
-    no_promise: bool,
+    inline: Inline,
     /// Answers not shown yet, and answers since the last call.
     unshown: usize,
     uncalled: usize,
+    tally: Arc<Tally>,
+    /// When the requests now being taken were found.
+    found: Instant,
+    /// Requests found then that are answered and not counted in the latencies.
+    untimed: u64,
+    /// No request is taken before, for the rate limit.
+    not_before: Option<Instant>,
+    /// Requests that failed and are to be tried again, and the count of resumes when they did.
+    parked: Vec<u16>,
+    resumes: u64,
 }
 
 impl Server {
     /// Takes over the requests of a queue, with a ring from the disk's pool if there is one.
     #[must_use]
-    pub fn new(disk: Arc<Disk>, vring: Vring) -> Self {
+    pub fn new(disk: Arc<Disk>, vring: Vring, tally: Arc<Tally>) -> Self {
         let uring = disk.rings.take();
         Self {
             disk,
@@ -66,11 +74,15 @@ impl Server {
             chain: Chain::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            reads: Reads::default(),
-            writes: Writes::default(),
-            no_promise: false,
+            inline: Inline::default(),
             unshown: 0,
             uncalled: 0,
+            tally,
+            found: Instant::now(),
+            untimed: 0,
+            not_before: None,
+            parked: Vec::new(),
+            resumes: 0,
         }
     }
 
@@ -80,71 +92,88 @@ impl Server {
         &self.vring
     }
 
-    /// Takes in the request in `self.chain`.
+    /// Whether requests may be taken now.
     #[inline]
-    fn accept(&mut self) {
+    fn may_take(&self) -> bool {
+        self.parked.is_empty() && self.not_before.is_none_or(|time| time <= Instant::now())
+    }
+
+    /// Takes in the request in `self.chain`; false if it has been put back, since the rate limit is reached.
+    #[inline]
+    fn accept(&mut self) -> bool {
         let index = self.free.pop().unwrap_or_else(|| {
             // At most one slot per descriptor: a head is not popped again before it is answered.
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as u16
         });
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return false };
         slot.begin();
-        match slot.request.parse(&self.chain, &self.disk.limits) {
-            Ok(()) => {
-                if slot.request.op == Op::GetId {
-                    self.disk.copy_serial(&self.chain, slot.request.len.min(ID_BYTES as u64) as usize);
-                }
-                if let Some(status) = self.advance(index) {
-                    self.finish(index, status);
-                }
+        if let Err(fault) = slot.request.parse(&self.chain, &self.disk.limits()) {
+            self.free.push(index);
+            self.refuse(fault);
+            return true;
+        }
+        // What an earlier backend has taken is not put back.
+        if !self.chain.is_resubmitted()
+            && let Err(time) = self.disk.limiter.admit(slot.request.len)
+        {
+            self.free.push(index);
+            self.vring.unpop(&self.chain);
+            self.not_before = Some(time);
+            self.tally.throttled.add(1);
+            return false;
+        }
+        if slot.request.op == Op::GetId {
+            self.disk.copy_serial(&self.chain, slot.request.len.min(ID_BYTES as u64) as usize);
+        }
+        match self.advance(index) {
+            Some(status) => {
+                self.tally.inline.add(1);
+                self.finish(index, status);
             }
-            Err(fault) => {
-                self.free.push(index);
-                self.refuse(fault);
+            None => {
+                let found = self.found;
+                if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+                    slot.found = Some(found);
+                }
             }
         }
+        true
     }
 
-    /// Moves a request on until it ends (how) or waits for the ring (`None`).
+    /// Moves a request on until it ends (how) or waits for the ring or for better times (`None`).
     #[inline]
     fn advance(&mut self, index: u16) -> Option<Status> {
-        let Self { disk, uring, slots, reads, writes, no_promise, .. } = self;
+        let Self { disk, uring, slots, inline, .. } = self;
         let slot = slots.get_mut(usize::from(index))?;
         let image = &disk.image;
         let durable = disk.write_through.load(Ordering::Relaxed) && image.flushes();
         let mut wait = false;
-        loop {
+        let (status, errno) = loop {
             let job = match slot.next(image, durable) {
                 Next::End(status) => return Some(status),
                 Next::Job(job) => job,
             };
             let answer = match (&mut *uring, wait) {
                 (None, _) | (_, true) => syscalls::run(image, &job, Wait::Allowed),
-                (Some(uring), false) => {
-                    match attempt(image.kind(), &job, reads, writes, *no_promise)
-                        .and_then(|attempt| attempt.run(image, &job, reads, writes, no_promise))
-                    {
-                        Some(answer) => answer,
-                        // SAFETY: the data is guest memory, which the queue keeps mapped until it is drained; the
-                        // list belongs to the slot, which is not touched before the completion is reported.
-                        // `Drop` waits for what is under way.
-                        None => match unsafe { uring.push(u64::from(index), &job) } {
-                            Ok(()) => return None,
-                            Err(_) => syscalls::run(image, &job, Wait::Allowed),
-                        },
-                    }
-                }
+                (Some(uring), false) => match inline.attempt(image, &job) {
+                    Some(answer) => answer,
+                    // SAFETY: the data is guest memory, which the queue keeps mapped until it is drained; the
+                    // list belongs to the slot, which is not touched before the completion is reported.
+                    // `Drop` waits for what is under way.
+                    None => match unsafe { uring.push(u64::from(index), &job) } {
+                        Ok(()) => return None,
+                        Err(_) => syscalls::run(image, &job, Wait::Allowed),
+                    },
+                },
             };
             match slot.apply(answer, durable) {
                 Outcome::Continue => wait = false,
                 Outcome::Retry => wait = true,
-                Outcome::Failed(status, errno) => {
-                    report(disk, slot.request.op, errno);
-                    return Some(status);
-                }
+                Outcome::Failed(status, errno) => break (status, errno),
             }
-        }
+        };
+        self.failed(index, status, errno)
     }
 
     /// Goes on with every request whose job has completed.
@@ -159,10 +188,7 @@ impl Server {
             let status = match slot.apply(answer, durable) {
                 Outcome::Continue => self.advance(index),
                 Outcome::Retry => self.advance_waiting(index),
-                Outcome::Failed(status, errno) => {
-                    report(&self.disk, slot.request.op, errno);
-                    Some(status)
-                }
+                Outcome::Failed(status, errno) => self.failed(index, status, errno),
             };
             if let Some(status) = status {
                 self.finish(index, status);
@@ -181,17 +207,61 @@ impl Server {
         status
     }
 
+    /// The image has failed a request: what the guest is told, or `None` if it is kept for better times.
+    #[cold]
+    fn failed(&mut self, index: u16, status: Status, errno: Errno) -> Option<Status> {
+        let stop = self.disk.on_error == OnError::Stop && status == Status::IoError;
+        if let Some(slot) = self.slots.get(usize::from(index)) {
+            report(&self.disk, slot.request.op, errno, stop);
+        }
+        if !stop {
+            return Some(status);
+        }
+        if self.parked.is_empty() {
+            self.resumes = self.disk.resumes.load(Ordering::Acquire);
+            self.disk.halted.fetch_add(1, Ordering::Relaxed);
+        }
+        self.parked.push(index);
+        None
+    }
+
+    /// Tries again what has failed, if somebody has said so since.
+    #[cold]
+    fn resume(&mut self) {
+        if self.disk.resumes.load(Ordering::Acquire) == self.resumes {
+            return;
+        }
+        self.disk.halted.fetch_sub(1, Ordering::Relaxed);
+        for index in std::mem::take(&mut self.parked) {
+            if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+                slot.try_again();
+            }
+            if let Some(status) = self.advance(index) {
+                self.finish(index, status);
+            }
+        }
+    }
+
     #[inline]
     fn finish(&mut self, index: u16, status: Status) {
         self.free.push(index);
-        let answer = self.slots.get_mut(usize::from(index)).and_then(|slot| slot.request.answer.take());
-        if let Some(answer) = answer {
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+        match status {
+            Status::Ok => self.tally.done(slot.request.op, slot.request.len),
+            _ => self.tally.failed.add(1),
+        }
+        match slot.found {
+            Some(found) => self.tally.latency.add(found.elapsed(), 1),
+            None => self.untimed += 1,
+        }
+        if let Some(answer) = slot.request.answer.take() {
             self.answer(answer, status);
         }
     }
 
     #[cold]
     fn refuse(&mut self, fault: Fault) {
+        self.tally.refused.add(1);
         match fault {
             Fault::Unanswerable { head } => {
                 if BAD_REQUEST.allow() {
@@ -245,13 +315,31 @@ impl Service for Server {
     #[inline]
     fn process(&mut self) -> Progress {
         let mut worked = self.reap();
-        for _ in 0..self.vring.queue().size() {
-            if !self.vring.next(&mut self.chain) {
-                break;
+        if !self.parked.is_empty() {
+            self.resume();
+        }
+        if self.may_take() {
+            self.not_before = None;
+            for taken in 0..self.vring.queue().size() {
+                if !self.vring.next(&mut self.chain) {
+                    break;
+                }
+                if taken == 0 {
+                    self.found = Instant::now();
+                    worked = true;
+                }
+                if !self.accept() {
+                    break;
+                }
+                self.show_some();
+                if !self.parked.is_empty() {
+                    break;
+                }
             }
-            worked = true;
-            self.accept();
-            self.show_some();
+            let answered = std::mem::take(&mut self.untimed);
+            if answered > 0 {
+                self.tally.latency.add(self.found.elapsed(), answered);
+            }
         }
         if let Some(uring) = &mut self.uring {
             uring.submit();
@@ -263,7 +351,8 @@ impl Service for Server {
 
     #[inline]
     fn has_work(&mut self) -> bool {
-        self.vring.queue().has_work() || self.uring.as_mut().is_some_and(Uring::has_completions)
+        self.uring.as_mut().is_some_and(Uring::has_completions)
+            || (self.vring.queue().has_work() && self.may_take())
     }
 
     fn suppress_kicks(&mut self) {
@@ -271,7 +360,16 @@ impl Service for Server {
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        self.vring.queue_mut().arm_kicks() || self.uring.as_mut().is_some_and(Uring::has_completions)
+        // A queue that may not take requests need not hear of them.
+        let new = self.may_take() && self.vring.queue_mut().arm_kicks();
+        new || self.uring.as_mut().is_some_and(Uring::has_completions)
+    }
+
+    fn wake_after(&self) -> Option<Duration> {
+        // A millisecond more: a sleep cut short would only be repeated.
+        let limit = self.not_before.map(|time| time.saturating_duration_since(Instant::now()));
+        let limit = limit.map(|time| time + Duration::from_millis(1));
+        if self.parked.is_empty() { limit } else { Some(HALTED) }
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
@@ -281,11 +379,21 @@ impl Service for Server {
     }
 
     fn is_under_way(&self) -> bool {
-        self.uring.as_ref().is_some_and(|uring| uring.under_way() > 0)
+        self.not_before.is_some() || self.uring.as_ref().is_some_and(|uring| uring.under_way() > 0)
     }
 
     fn drain(&mut self) {
-        while self.uring.as_ref().is_some_and(|uring| uring.under_way() > 0) {
+        loop {
+            // What has failed and waited for better times waits no longer.
+            if !self.parked.is_empty() {
+                self.disk.halted.fetch_sub(1, Ordering::Relaxed);
+            }
+            for index in std::mem::take(&mut self.parked) {
+                self.finish(index, Status::IoError);
+            }
+            if self.uring.as_ref().is_none_or(|uring| uring.under_way() == 0) {
+                break;
+            }
             if !self.reap()
                 && let Some(uring) = &mut self.uring
             {
@@ -309,77 +417,8 @@ impl Drop for Server {
     }
 }
 
-/// A way to do a job here and now that is worth trying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Attempt {
-    /// It never waits (memory is its only home).
-    Plain,
-    /// If it can be done without waiting.
-    Promise,
-    /// It rarely waits; the time it takes decides about the next.
-    Timed,
-}
-
-/// Which attempt, if any, is worth it.
-#[inline]
-fn attempt(
-    kind: Kind,
-    job: &Job<'_>,
-    reads: &mut Reads,
-    writes: &mut Writes,
-    no_promise: bool,
-) -> Option<Attempt> {
-    match job {
-        // Its operation in a ring is missing (BLKDISCARD), or cannot be waited for better than here.
-        Job::Discard { .. } if kind == Kind::BlockDevice => Some(Attempt::Plain),
-        _ if kind == Kind::MemoryFile => Some(Attempt::Plain),
-        Job::Read { path: Path::Buffered, .. } if !no_promise && reads.worth_trying() => {
-            Some(Attempt::Promise)
-        }
-        Job::Write { path: Path::Buffered, durable: false, .. } if writes.worth_trying() => {
-            Some(Attempt::Timed)
-        }
-        _ => None,
-    }
-}
-
-impl Attempt {
-    /// Tries; `None` if the job would have waited.
-    #[inline]
-    fn run(
-        self,
-        image: &crate::image::Image,
-        job: &Job<'_>,
-        reads: &mut Reads,
-        writes: &mut Writes,
-        no_promise: &mut bool,
-    ) -> Option<Result<usize, Errno>> {
-        match self {
-            Self::Plain => Some(syscalls::run(image, job, Wait::Allowed)),
-            Self::Promise => {
-                let answer = syscalls::run(image, job, Wait::Forbidden);
-                reads.tried(answer.is_ok());
-                match answer {
-                    Err(Errno::EAGAIN) => None,
-                    Err(Errno::EOPNOTSUPP) => {
-                        *no_promise = true;
-                        None
-                    }
-                    answer => Some(answer),
-                }
-            }
-            Self::Timed => {
-                let start = Instant::now();
-                let answer = syscalls::run(image, job, Wait::Allowed);
-                writes.took(start.elapsed());
-                Some(answer)
-            }
-        }
-    }
-}
-
 #[cold]
-fn report(disk: &Disk, op: Op, errno: Errno) {
+fn report(disk: &Disk, op: Op, errno: Errno, stop: bool) {
     if !FAILED_IO.allow() {
         return;
     }
@@ -391,9 +430,10 @@ fn report(disk: &Disk, op: Op, errno: Errno) {
         Op::WriteZeroes => "writing zeroes".into(),
         Op::GetId => "identifying".into(),
     };
+    let then = if stop { "; the queue has stopped until it is resumed" } else { "" };
     if errno == Errno::ENODATA {
-        tracing::error!("{}: {what}: the image is shorter than when it was opened", disk.name());
+        tracing::error!("{}: {what}: the image is shorter than when it was opened{then}", disk.name());
     } else {
-        tracing::error!("{}: {what} failed: {}", disk.name(), std::io::Error::from(errno));
+        tracing::error!("{}: {what} failed: {}{then}", disk.name(), std::io::Error::from(errno));
     }
 }

@@ -10,6 +10,8 @@
 //! Owned by [`crate::server`]. Knows the rules of the device (short transfers are continued, the end of the
 //! file is an error, what a file system cannot deallocate is written) and nothing of rings or threads.
 
+use std::time::Instant;
+
 use nix::errno::Errno;
 use strata_virtio::memory::IoSlice;
 
@@ -32,8 +34,12 @@ pub struct Slot {
     keep_storage: bool,
     /// The data is written and only has to be made durable.
     syncing: bool,
+    /// Nothing is left to do.
+    ended: bool,
     /// How often the kernel asked to try again.
     retries: u8,
+    /// When the request was found, if it had to wait for the ring.
+    pub found: Option<Instant>,
 }
 
 /// What a request needs next.
@@ -68,12 +74,22 @@ impl Slot {
         self.range = 0;
         self.keep_storage = false;
         self.syncing = false;
+        self.ended = false;
+        self.retries = 0;
+        self.found = None;
+    }
+
+    /// Forgets how often it was tried, for another attempt after a failure.
+    pub fn try_again(&mut self) {
         self.retries = 0;
     }
 
     /// The next job. `durable`: what is written counts as done only on the device.
     #[inline]
     pub fn next<'a>(&'a self, image: &Image, durable: bool) -> Next<'a> {
+        if self.ended {
+            return Next::End(Status::Ok);
+        }
         if self.syncing {
             return Next::Job(Job::Sync);
         }
@@ -133,8 +149,7 @@ impl Slot {
                 Outcome::Continue
             }
             (Ok(_), _) => {
-                self.request.op = Op::GetId; // nothing more to do
-                self.syncing = false;
+                self.ended = true;
                 Outcome::Continue
             }
             (Err(Errno::EAGAIN | Errno::EINTR), _) if self.retries < RETRIES => {

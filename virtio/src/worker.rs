@@ -55,6 +55,12 @@ pub trait Service: Send + 'static {
     /// before the thread begins; the service keeps the descriptors open.
     fn sources(&self) -> Vec<Source<'_>>;
 
+    /// How long the next sleep may last at most, for what no descriptor tells (a rate limit); `None`: any time.
+    /// Asked after [`Service::prepare_sleep`]; kept to the millisecond.
+    fn wake_after(&self) -> Option<Duration> {
+        None
+    }
+
     /// Whether requests it has taken wait for a device of the host. How long that takes says nothing about when
     /// the driver comes back, so the two waits tune their polling separately.
     fn is_under_way(&self) -> bool {
@@ -260,7 +266,11 @@ impl<S: Service> Run<S> {
         stats.sleeps.add(1);
         let since = Instant::now();
         let window = if looked == Looked::Miss { poller.window() } else { Duration::ZERO };
-        match self.wait.sleep(self.limit) {
+        let limit = match (self.limit, service.wake_after()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        match self.wait.sleep(limit) {
             Ok(woken) => {
                 for token in woken {
                     let kick = usize::try_from(token).ok().and_then(|at| self.kicks.get(at));

@@ -4,9 +4,15 @@
 //! working set larger than the cache, where each try is a wasted call: then only every 16th is tried.
 //! Writes through the page cache mostly only copy, but file systems that cannot promise it (ext4) refuse
 //! `RWF_NOWAIT`: they are done inline and timed, and when one had to wait (dirty pages being throttled, a block
-//! to be read first) the next ones go by the ring. [`crate::server`] asks before and tells afterwards.
+//! to be read first) the next ones go by the ring. Called by [`crate::server`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::syscalls::{self, Wait};
+use super::{Job, Path};
+use crate::image::{Image, Kind};
 
 /// Consecutive misses after which reads are rarely tried.
 const MISSES: u32 = 32;
@@ -17,9 +23,52 @@ const SLOW: Duration = Duration::from_micros(500);
 /// How many writes go by the ring after a slow one.
 const PENANCE: u32 = 64;
 
+/// What has been learnt about doing without the ring.
+#[derive(Debug, Default)]
+pub struct Inline {
+    reads: Reads,
+    writes: Writes,
+    /// The file system cannot promise not to wait (RWF_NOWAIT).
+    no_promise: bool,
+}
+
+impl Inline {
+    /// Does the job here and now if that is worth it; `None` if it is not, or it would have waited.
+    #[inline]
+    pub fn attempt(&mut self, image: &Image, job: &Job<'_>) -> Option<Result<usize, Errno>> {
+        match job {
+            // The ring has no operation for it.
+            Job::Discard { .. } if image.kind() == Kind::BlockDevice => {
+                Some(syscalls::run(image, job, Wait::Allowed))
+            }
+            // Memory is its only home: it never waits.
+            _ if image.kind() == Kind::MemoryFile => Some(syscalls::run(image, job, Wait::Allowed)),
+            Job::Read { path: Path::Buffered, .. } if !self.no_promise && self.reads.worth_trying() => {
+                let answer = syscalls::run(image, job, Wait::Forbidden);
+                self.reads.tried(answer.is_ok());
+                match answer {
+                    Err(Errno::EAGAIN) => None,
+                    Err(Errno::EOPNOTSUPP) => {
+                        self.no_promise = true;
+                        None
+                    }
+                    answer => Some(answer),
+                }
+            }
+            Job::Write { path: Path::Buffered, durable: false, .. } if self.writes.worth_trying() => {
+                let start = Instant::now();
+                let answer = syscalls::run(image, job, Wait::Allowed);
+                self.writes.took(start.elapsed());
+                Some(answer)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The guess for reads.
 #[derive(Debug, Default)]
-pub struct Reads {
+struct Reads {
     misses: u32,
     skipped: u32,
 }
@@ -27,7 +76,7 @@ pub struct Reads {
 impl Reads {
     /// Whether to try the next one.
     #[inline]
-    pub fn worth_trying(&mut self) -> bool {
+    fn worth_trying(&mut self) -> bool {
         if self.misses < MISSES {
             return true;
         }
@@ -41,30 +90,34 @@ impl Reads {
 
     /// Tells how a try ended.
     #[inline]
-    pub fn tried(&mut self, hit: bool) {
+    fn tried(&mut self, hit: bool) {
         self.misses = if hit { 0 } else { self.misses.saturating_add(1) };
     }
 }
 
 /// The guess for writes.
 #[derive(Debug, Default)]
-pub struct Writes {
+struct Writes {
     penance: u32,
 }
 
 impl Writes {
     /// Whether to do the next one inline.
     #[inline]
-    pub fn worth_trying(&mut self) -> bool {
+    fn worth_trying(&mut self) -> bool {
         self.penance = self.penance.saturating_sub(1);
         self.penance == 0
     }
 
     /// Tells how long one took.
     #[inline]
-    pub fn took(&mut self, time: Duration) {
+    fn took(&mut self, time: Duration) {
         if time > SLOW {
             self.penance = PENANCE;
         }
     }
 }
+
+#[cfg(test)]
+#[path = "inline_test.rs"]
+mod inline_test;

@@ -14,6 +14,7 @@ mod lock;
 mod image_test;
 
 use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -159,6 +160,17 @@ impl Image {
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Makes a file at least `bytes` long; what it, or a block device, has then.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn grow(&self, bytes: u64) -> std::io::Result<u64> {
+        if self.kind != Kind::BlockDevice && self.buffered.metadata()?.len() < bytes {
+            self.buffered.set_len(bytes)?;
+        }
+        (&mut &self.buffered).seek(SeekFrom::End(0))
     }
 
     /// Whether writes are refused.
