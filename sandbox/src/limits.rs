@@ -33,24 +33,27 @@ pub(crate) fn raise_as_root(role: Role) {
 }
 
 pub(crate) fn lower(role: Role) -> Result<(), SandboxError> {
-    let limits = [
-        (Resource::RLIMIT_CORE, 0), // a core would hold guest memory
-        (Resource::RLIMIT_MSGQUEUE, 0),
-        (Resource::RLIMIT_NPROC, threads(role)),
-        (Resource::RLIMIT_NOFILE, descriptors(role)),
-    ];
-    for (resource, wanted) in limits {
-        let (_, hard) = getrlimit(resource).map_err(SandboxError::errno("read resource limits"))?;
-        let limit = wanted.min(hard);
-        setrlimit(resource, limit, limit).map_err(SandboxError::errno("set resource limits"))?;
-    }
-    Ok(())
+    set(Resource::RLIMIT_NPROC, threads(role))?;
+    lower_common(role)
 }
 
-/// The same where a unit may forbid `setrlimit` (SystemCallFilter=~@resources) and gives limits itself (LimitCORE= and
-/// its like).
+/// What does not depend on the user: processes of one user in the host's user namespace are counted together.
+fn lower_common(role: Role) -> Result<(), SandboxError> {
+    set(Resource::RLIMIT_CORE, 0)?; // a core would hold guest memory
+    set(Resource::RLIMIT_MSGQUEUE, 0)?;
+    set(Resource::RLIMIT_NOFILE, descriptors(role))
+}
+
+/// Where a service manager made the sandbox: it may forbid `setrlimit` (SystemCallFilter=~@resources) and gives limits
+/// itself (LimitCORE=, TasksMax= and their like).
 pub(crate) fn lower_if_allowed(role: Role) {
-    if let Err(error) = lower(role) {
+    if let Err(error) = lower_common(role) {
         tracing::debug!("resource limits stay as the service manager set them: {error}");
     }
+}
+
+fn set(resource: Resource, wanted: u64) -> Result<(), SandboxError> {
+    let (_, hard) = getrlimit(resource).map_err(SandboxError::errno("read resource limits"))?;
+    let limit = wanted.min(hard);
+    setrlimit(resource, limit, limit).map_err(SandboxError::errno("set resource limits"))
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use strata_sandbox::{Isolated, Role, SandboxError, Spec, isolate};
+use strata_sandbox::{Isolated, Namespaces, Role, SandboxError, Spec, isolate};
 
 use crate::probes;
 
@@ -37,6 +37,7 @@ fn enter(role: Role, stage: &str, act: &[&str]) -> Result<u8, SandboxError> {
             std::thread::spawn(move || wait.recv());
             return isolate(spec).map(|_| 0);
         }
+        ["given" | "given-open"] => spec.namespaces = Namespaces::Given,
         ["die-with-parent"] => spec.die_with_parent = true,
         ["nurse"] => return Ok(nurse(role)),
         ["descriptors"] => strata_sandbox::close_inherited(&[]),
@@ -90,7 +91,8 @@ fn before_lock(isolated: Isolated, act: &[&str]) -> Result<u8, SandboxError> {
 
 fn locked(act: &[&str], signals: &SignalFd, devices: &probes::Devices) -> u8 {
     match *act {
-        ["wait" | "die-with-parent" | "descriptors" | "descriptors-kept", ..] => {
+        ["given-open"] => say(&format!("{}\n", probes::probe("open", devices))),
+        ["wait" | "given" | "die-with-parent" | "descriptors" | "descriptors-kept", ..] => {
             say("ready\n");
             until_closed();
         }

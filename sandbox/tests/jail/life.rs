@@ -4,11 +4,11 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use strata_sandbox::Role;
+use strata_sandbox::{Role, Seccomp};
 
 use crate::Case;
 use crate::start::{
-    Inmate, PLAIN, ROLES, Stage, User, can_chroot, command, eventually, in_chroot, lives, run, users,
+    Inmate, PLAIN, ROLES, Stage, User, can_chroot, command, eventually, in_chroot, is_root, lives, run, users,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     ("life::both_die_with_the_parent_if_asked", both_die_with_the_parent_if_asked),
     ("life::a_second_thread_is_refused", a_second_thread_is_refused),
     ("life::a_chroot_is_left_by_root_and_named_to_others", a_chroot_is_left_by_root_and_named_to_others),
+    ("life::what_a_service_manager_made_is_checked_and_completed", what_a_service_manager_made),
     ("life::a_socket_is_removed_at_the_end", a_socket_is_removed_at_the_end),
 ];
 
@@ -130,6 +131,43 @@ fn a_chroot_is_left_by_root_and_named_to_others() {
     }
     let ended = run(command_in);
     assert!(ended.status.code() == Some(99) && ended.error.contains("a chroot"), "{}", ended.describe());
+}
+
+fn what_a_service_manager_made() {
+    let given = |user, act: &str, no_new_privs: bool| {
+        let mut command = command(user, Role::Blk, Stage::Locked, &[act]);
+        let set = move || {
+            if no_new_privs {
+                nix::sys::prctl::set_no_new_privs()?;
+            }
+            Ok(())
+        };
+        #[allow(unsafe_code)]
+        // SAFETY: it makes a system call only.
+        unsafe {
+            command.pre_exec(set)
+        };
+        command
+    };
+    for user in users().into_iter().filter(|user| *user == User::Plain || !is_root()) {
+        let ended = run(given(user, "given", false));
+        assert!(ended.status.code() == Some(99) && ended.error.contains("NoNewPriv"), "{}", ended.describe());
+        let inmate = Inmate::from(given(user, "given", true));
+        let report = strata_sandbox::audit(inmate.pid()).unwrap();
+        assert_eq!(report.pid, inmate.pid(), "there is no reaper");
+        assert!(matches!(report.seccomp, Seccomp::Filter(_)) && report.no_new_privs, "{report:?}");
+        assert_eq!(report.capabilities.effective | report.capabilities.permitted, 0);
+        assert!(inmate.finish().success());
+        assert!(run(given(user, "given-open", true)).refused());
+    }
+    if is_root() {
+        let ended = run(given(User::Same, "given", true));
+        assert!(
+            ended.status.code() == Some(99) && ended.error.contains("runs as root"),
+            "{}",
+            ended.describe()
+        );
+    }
 }
 
 fn a_socket_is_removed_at_the_end() {
