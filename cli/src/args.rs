@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::unit::UnitArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use strata_config::{DeviceEntry, DiskEntry, MachineFile, Name, NetEntry, NumberOrText, VcpuEntry};
 
@@ -79,6 +80,16 @@ pub(crate) enum Command {
     Reboot {
         /// The machine
         name: Name,
+    },
+    /// Show a machine's systemd drop-ins, made from its file in /etc/strata/machines
+    ///
+    /// A generator writes them at boot and at every `systemctl daemon-reload`.
+    Unit(UnitArgs),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
     },
     /// Print the completion script of a shell
     ///

@@ -20,6 +20,7 @@ mod say;
 mod shuttle;
 mod supervise;
 mod terminal;
+mod unit;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "strata", &mut script);
             say::print(&String::from_utf8_lossy(&script)).map_err(Into::into)
         }
+        Command::Unit(args) => unit::run(&args),
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder).map_err(Into::into),
         Command::Ps { output } => block_on(list::ps(output.output)),
         Command::Status { name, output } => block_on(list::status(&name, output.output)),
         Command::Console { name } => block_on(control::console(&name)),

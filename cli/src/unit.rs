@@ -1,0 +1,96 @@
+//! `strata unit`: what systemd has to know of a machine, from its machine file.
+//!
+//! Owns the drop-ins under the templates `strata-vm@`, `vhost-blk@` and `vhost-net@`, written at boot and at every
+//! `systemctl daemon-reload` (so also by `enable`) by a systemd.generator(7) that calls this. A machine file that is
+//! wrong costs its own machine only, and the reason is in that unit's description.
+
+mod dropin;
+mod machines;
+#[cfg(test)]
+mod unit_test;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use strata_config::{Machine, Name};
+
+use crate::say::{print, say};
+use dropin::Files;
+
+/// Where machine files are.
+pub(crate) const MACHINES: &str = "/etc/strata/machines";
+
+/// What is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnitArgs {
+    /// The machine; all without it
+    pub(crate) name: Option<Name>,
+    /// The folder of machine files
+    #[arg(long, value_name = "FOLDER", default_value = MACHINES)]
+    pub(crate) machines: PathBuf,
+    /// Write the files there, as a systemd generator does
+    #[arg(long, value_name = "FOLDER", conflicts_with = "name")]
+    pub(crate) generator: Option<PathBuf>,
+}
+
+/// Shows, or as a generator writes, the drop-ins.
+///
+/// # Errors
+/// A machine file is wrong (when shown), or the folder cannot be written.
+pub(crate) fn run(args: &UnitArgs) -> anyhow::Result<()> {
+    if let Some(folder) = &args.generator {
+        return generate(&args.machines, folder);
+    }
+    let names = match &args.name {
+        Some(name) => vec![name.clone()],
+        None => machines::names(&args.machines)?,
+    };
+    for name in names {
+        let machine = machines::read(&args.machines, &name)?;
+        for (path, text) in dropin::of(&machine)? {
+            print(&format!("# /run/systemd/generator/{}\n{text}\n", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn generate(machines: &Path, folder: &Path) -> anyhow::Result<()> {
+    let mut instances: BTreeMap<String, Name> = BTreeMap::new();
+    for name in machines::names(machines)? {
+        let files = machines::read(machines, &name).map_err(anyhow::Error::from).and_then(|machine| {
+            unique(&machine, &mut instances)?;
+            dropin::of(&machine)
+        });
+        let files = files.unwrap_or_else(|error| {
+            say(format_args!(
+                "strata-generator: {}: {error:#}",
+                machines.join(format!("{name}.toml")).display()
+            ));
+            dropin::wrong(&name, &format!("{error:#}"))
+        });
+        write(folder, files)?;
+    }
+    Ok(())
+}
+
+/// `a-b`'s device `c` and `a`'s device `b-c` would be one instance.
+fn unique(machine: &Machine, instances: &mut BTreeMap<String, Name>) -> anyhow::Result<()> {
+    for instance in dropin::instances(machine) {
+        if let Some(other) = instances.insert(instance.clone(), machine.name.clone()) {
+            anyhow::bail!("its device {instance} is also one of machine {other}; give one another id");
+        }
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, files: Files) -> anyhow::Result<()> {
+    for (path, text) in files {
+        let path = folder.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

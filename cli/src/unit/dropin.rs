@@ -1,0 +1,190 @@
+//! The text of the drop-ins. Pure: a machine in, files out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use strata_config::{Console, DiskSource, Machine, Name, NetSource};
+
+/// Paths below the generator's folder, and what is in them.
+pub(super) type Files = Vec<(PathBuf, String)>;
+
+/// Longer than the guest may take, so that it is the vmm that gives up on it, and says so.
+const GRACE: u64 = 15;
+
+/// Backends of a machine that are ours: the template's name, the device's id, the words after the program's own.
+struct Backend<'a> {
+    template: &'static str,
+    id: &'a str,
+    what: String,
+    words: Vec<String>,
+    /// Directives its own file or device needs.
+    extra: Vec<String>,
+}
+
+impl Backend<'_> {
+    fn instance(&self, machine: &Name) -> String {
+        format!("{}@{machine}-{}", self.template, self.id)
+    }
+}
+
+/// The names of the backends' units, without suffix.
+pub(super) fn instances(machine: &Machine) -> Vec<String> {
+    backends(machine).unwrap_or_default().iter().map(|backend| backend.instance(&machine.name)).collect()
+}
+
+/// All files of a machine.
+pub(super) fn of(machine: &Machine) -> anyhow::Result<Files> {
+    let name = &machine.name;
+    let backends = backends(machine)?;
+    let json = serde_json::to_string_pretty(machine).context("cannot write the machine as JSON")?;
+    let mut files = vec![
+        (PathBuf::from(format!("strata/{name}.json")), json + "\n"),
+        (place(&format!("strata-vm@{name}.service")), vm(machine, &backends)?),
+    ];
+    for backend in &backends {
+        let instance = backend.instance(name);
+        files.push((place(&format!("{instance}.socket")), socket(name, backend)));
+        files.push((place(&format!("{instance}.service")), service(name, backend)?));
+    }
+    Ok(files)
+}
+
+/// For a machine file that is wrong: there is no machine, and its unit says why.
+pub(super) fn wrong(name: &Name, why: &str) -> Files {
+    let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = format!("[Unit]\nDescription=Strata virtual machine {name} ({})\n", why.replace('%', "%%"));
+    vec![(place(&format!("strata-vm@{name}.service")), text)]
+}
+
+fn place(unit: &str) -> PathBuf {
+    PathBuf::from(format!("{unit}.d/50-machine.conf"))
+}
+
+fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
+    let mut backends = Vec::new();
+    for disk in &machine.disks {
+        let DiskSource::File { path, format, readonly, serial } = &disk.source else { continue };
+        let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+        let queues = machine.disk_queues(disk).to_string();
+        let mut words = ["--blk-file", text, "--num-queues", &queues].map(str::to_owned).to_vec();
+        if let Some(format) = format {
+            words.extend(["--format".to_owned(), format.as_str().to_owned()]);
+        }
+        if *readonly {
+            words.push("--read-only".to_owned());
+        }
+        if let Some(serial) = serial {
+            words.push(format!("--serial={serial}"));
+        }
+        let quoted = quote(text)?;
+        let extra = if path.starts_with("/dev") {
+            // The group of most block devices; a udev rule that gives them to strata-blk is better.
+            let rights = if *readonly { "r" } else { "rw" };
+            vec!["PrivateDevices=no".to_owned(), format!("DeviceAllow={} {rights}", bare(text)?)]
+        } else if *readonly {
+            Vec::new()
+        } else {
+            vec![format!("ReadWritePaths={quoted}")]
+        };
+        let what = format!("disk {} ({})", disk.id, text);
+        backends.push(Backend { template: "vhost-blk", id: disk.id.as_str(), what, words, extra });
+    }
+    for net in &machine.nets {
+        let NetSource::Tap { name, mac } = &net.source else { continue };
+        let (mac, queues) = (mac.to_string(), machine.net_queues(net).to_string());
+        let words = ["--tap", name, "--mac", &mac, "--num-queues", &queues].map(str::to_owned).to_vec();
+        let what = format!("NIC {} (tap {name})", net.id);
+        backends.push(Backend { template: "vhost-net", id: net.id.as_str(), what, words, extra: Vec::new() });
+    }
+    Ok(backends)
+}
+
+fn vm(machine: &Machine, backends: &[Backend<'_>]) -> anyhow::Result<String> {
+    let name = &machine.name;
+    let mut unit = vec!["[Unit]".to_owned()];
+    for backend in backends {
+        let instance = backend.instance(name);
+        unit.push(format!("Requires={instance}.socket"));
+        // Not Requires=: a backend may be restarted under its guest.
+        unit.push(format!("Wants={instance}.service"));
+        unit.push(format!("After={instance}.socket {instance}.service"));
+    }
+    let mut mounts = vec![machine.kernel.as_path()];
+    mounts.extend(machine.initrd.as_deref());
+    for path in mounts {
+        unit.push(format!("RequiresMountsFor={}", quote(path.to_str().context("a path is not UTF-8")?)?));
+    }
+    let stop = machine.stop_timeout.as_secs() + GRACE;
+    unit.extend(["[Service]".to_owned(), format!("TimeoutStopSec={stop}")]);
+    unit.push(format!("Slice=machine-strata-{}.slice", name.as_str().replace('-', "\\x2d")));
+    for terminal in [&machine.console, &machine.serial] {
+        match terminal {
+            Console::File(path) => {
+                let folder = path.parent().and_then(Path::to_str).context("a path is not UTF-8")?;
+                unit.push(format!("ReadWritePaths={}", quote(folder)?));
+            }
+            Console::Pty => unit.push("DeviceAllow=/dev/ptmx rw\nDeviceAllow=char-pts rw".to_owned()),
+            Console::Off | Console::Stdio => {}
+        }
+    }
+    if let Some(mount) = machine.memory.hugetlbfs.as_deref() {
+        unit.push(format!("ReadWritePaths={}", quote(mount.to_str().context("a path is not UTF-8")?)?));
+    }
+    for device in sockets(machine) {
+        // A backend of another make: its socket is shown although /run is not.
+        unit.push(format!("BindReadOnlyPaths=-{}", bare(device.to_str().context("a path is not UTF-8")?)?));
+    }
+    Ok(unit.join("\n") + "\n")
+}
+
+/// Sockets of backends that are not ours.
+fn sockets(machine: &Machine) -> impl Iterator<Item = &Path> {
+    let disks = machine.disks.iter().filter_map(|disk| match &disk.source {
+        DiskSource::Socket(path) => Some(path.as_path()),
+        DiskSource::File { .. } => None,
+    });
+    let nets = machine.nets.iter().filter_map(|net| match &net.source {
+        NetSource::Socket(path) => Some(path.as_path()),
+        NetSource::Tap { .. } => None,
+    });
+    disks.chain(nets).chain(machine.devices.iter().map(|device| device.socket.as_path()))
+}
+
+fn socket(machine: &Name, backend: &Backend<'_>) -> String {
+    let (id, what) = (backend.id, backend.what.replace('%', "%%"));
+    let machine_unit = format!("strata-vm@{machine}.service");
+    format!(
+        "[Unit]\nDescription=Strata {machine}, socket of {what}\nPartOf={machine_unit}\n\
+         [Socket]\nListenStream=\nListenStream=/run/strata/{machine}/{id}.sock\n"
+    )
+}
+
+fn service(machine: &Name, backend: &Backend<'_>) -> anyhow::Result<String> {
+    let words = backend.words.iter().map(|word| quote(word)).collect::<Result<Vec<_>, _>>()?.join(" ");
+    let program = format!("/usr/libexec/strata/{}", backend.template);
+    let mut lines = vec![
+        "[Unit]".to_owned(),
+        format!("Description=Strata {machine}, {}", backend.what.replace('%', "%%")),
+        format!("PartOf=strata-vm@{machine}.service"),
+        "[Service]".to_owned(),
+        "ExecStart=".to_owned(),
+        format!("ExecStart={program} --namespaces given {}", words.replace('$', "$$")),
+        format!("Slice=machine-strata-{}.slice", machine.as_str().replace('-', "\\x2d")),
+    ];
+    lines.extend(backend.extra.iter().cloned());
+    Ok(lines.join("\n") + "\n")
+}
+
+/// One word as systemd.syntax(7) reads it.
+fn quote(word: &str) -> anyhow::Result<String> {
+    let plain = bare(word)?;
+    Ok(format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\"")))
+}
+
+/// A value that systemd does not split but expands.
+fn bare(word: &str) -> anyhow::Result<String> {
+    if word.chars().any(char::is_control) {
+        anyhow::bail!("{word:?} has a control character in it; a unit cannot hold that");
+    }
+    Ok(word.replace('%', "%%"))
+}

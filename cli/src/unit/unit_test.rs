@@ -1,0 +1,82 @@
+use std::path::Path;
+
+use super::{dropin, generate, machines};
+
+fn texts(toml: &str) -> Vec<(String, String)> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("web.toml"), toml).unwrap();
+    let machine = machines::read(dir.path(), &"web".parse().unwrap()).unwrap();
+    let files = dropin::of(&machine).unwrap();
+    files.into_iter().map(|(path, text)| (path.display().to_string(), text)).collect()
+}
+
+fn text<'a>(files: &'a [(String, String)], name: &str) -> &'a str {
+    &files.iter().find(|(path, _)| path.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {files:?}")).1
+}
+
+#[test]
+fn a_disk_and_a_nic_become_units_of_their_machine() {
+    let files = texts(
+        "kernel = '/boot/vmlinuz'\nstop_timeout = 5\n[[disk]]\npath = '/srv/a b.img'\nserial = 'S'\n[[net]]\ntap = 'tap0'\n",
+    );
+    assert_eq!(files.len(), 6, "{files:?}");
+    let vm = text(&files, "strata-vm@web.service.d/");
+    assert!(vm.contains("Requires=vhost-blk@web-disk0.socket\n"), "{vm}");
+    assert!(vm.contains("After=vhost-net@web-net0.socket vhost-net@web-net0.service\n"), "{vm}");
+    assert!(vm.contains("TimeoutStopSec=20\n"), "{vm}");
+    let socket = text(&files, "vhost-blk@web-disk0.socket.d/");
+    assert!(socket.contains("ListenStream=\nListenStream=/run/strata/web/disk0.sock\n"), "{socket}");
+    let service = text(&files, "vhost-blk@web-disk0.service.d/");
+    assert!(service.contains("PartOf=strata-vm@web.service\n"), "{service}");
+    assert!(service.contains("\"--blk-file\" \"/srv/a b.img\""), "{service}");
+    assert!(service.contains("ReadWritePaths=\"/srv/a b.img\"\n"), "{service}");
+}
+
+#[test]
+fn what_systemd_would_expand_is_escaped() {
+    let files = texts("kernel = '/k'\n[[disk]]\npath = '/srv/100%$x\"y\\z.img'\nreadonly = true\n");
+    let service = text(&files, "vhost-blk@web-disk0.service.d/");
+    assert!(service.contains(r#""/srv/100%%$$x\"y\\z.img""#), "{service}");
+    assert!(!service.contains("ReadWritePaths"), "{service}");
+}
+
+#[test]
+fn a_block_device_is_allowed_and_nothing_else() {
+    let files = texts("kernel = '/k'\n[[disk]]\npath = '/dev/vg/web'\n");
+    let service = text(&files, "vhost-blk@web-disk0.service.d/");
+    assert!(service.contains("PrivateDevices=no\nDeviceAllow=/dev/vg/web rw\n"), "{service}");
+}
+
+#[test]
+fn drop_ins_lie_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("web.toml"), "name = 'other'\nkernel = '/k'\ncpus = 1\n").unwrap();
+    std::fs::create_dir(dir.path().join("web.toml.d")).unwrap();
+    std::fs::write(dir.path().join("web.toml.d/10-cpus.toml"), "cpus = 3\n").unwrap();
+    let machine = machines::read(dir.path(), &"web".parse().unwrap()).unwrap();
+    assert_eq!((machine.cpus, machine.name.as_str()), (3, "web"));
+}
+
+fn unit_of(folder: &Path, name: &str) -> String {
+    std::fs::read_to_string(folder.join(format!("strata-vm@{name}.service.d/50-machine.conf"))).unwrap()
+}
+
+#[test]
+fn a_wrong_file_costs_its_own_machine_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (machines, out) = (dir.path().join("machines"), dir.path().join("out"));
+    std::fs::create_dir(&machines).unwrap();
+    std::fs::write(machines.join("bad.toml"), "kernel = '/k'\ncpus = 100%\n").unwrap();
+    std::fs::write(machines.join("good.toml"), "kernel = '/k'\n").unwrap();
+    // Two machines whose devices would share a unit.
+    std::fs::write(machines.join("a.toml"), "kernel = '/k'\n[[disk]]\npath = '/d'\nid = 'b-c'\n").unwrap();
+    std::fs::write(machines.join("a-b.toml"), "kernel = '/k'\n[[disk]]\npath = '/d'\nid = 'c'\n").unwrap();
+    generate(&machines, &out).unwrap();
+    assert!(out.join("strata/good.json").is_file());
+    assert!(!out.join("strata/bad.json").exists());
+    assert!(unit_of(&out, "bad").contains("Description=Strata virtual machine bad ("));
+    assert_eq!(unit_of(&out, "bad").lines().count(), 2);
+    assert!(out.join("strata/a.json").is_file() != out.join("strata/a-b.json").is_file());
+    // No folder of machine files is no error: the package may be there before the first machine.
+    generate(&dir.path().join("none"), &out).unwrap();
+}
