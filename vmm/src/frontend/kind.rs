@@ -7,6 +7,7 @@ use strata_virtio::limit::Throttle;
 use strata_virtio::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
 use super::session::{Session, SessionError};
+use super::wire::WireError;
 
 /// Features of the transport and the rings that we and every backend agree on; of the device types' own bits
 /// (virtio 1.2 section 2.2) all go through. Left out among others: packed rings, an IOMMU, notification data.
@@ -35,6 +36,8 @@ const NET_CONTROL: u64 = 1 << 2 // CTRL_GUEST_OFFLOADS
 const NET_STATUS_AT: usize = 6;
 const NET_PAIRS_AT: usize = 8;
 const NET_CONFIG: u32 = 12;
+/// Of the control queue.
+const NET_CONTROL_RING: u16 = 64;
 
 /// The most queues anyone needs: the protocol counts them in a byte.
 const QUEUES_MAX: u64 = 256;
@@ -76,6 +79,12 @@ pub enum OfferError {
         /// By the backend.
         offered: u64,
     },
+    /// The backend hung up when it was told of a ring.
+    #[error("the backend closed the connection at a ring of {size} descriptors")]
+    Ring {
+        /// Descriptors of the ring.
+        size: u16,
+    },
     /// A backend of another shape has come back.
     #[error("the backend that returned {0}")]
     Differs(String),
@@ -86,6 +95,8 @@ pub enum OfferError {
 pub(super) struct Offer {
     pub(super) features: u64,
     pub(super) queues: u16,
+    /// The largest ring of each queue; empty until it has been tried out.
+    pub(super) sizes: Vec<u16>,
     pub(super) config: Vec<u8>,
     pub(super) inflight: bool,
 }
@@ -151,8 +162,14 @@ impl Kind {
         }
     }
 
-    /// Puts together what the guest is to see. `asked`: queues, or pairs of a network card.
-    pub(super) fn offer(self, session: &mut Session, asked: Option<u16>) -> Result<Offer, OfferError> {
+    /// Puts together what the guest is to see. `asked`: queues, or pairs of a network card; `size`: of the largest
+    /// ring a guest may make.
+    pub(super) fn offer(
+        self,
+        session: &mut Session,
+        asked: Option<u16>,
+        size: u16,
+    ) -> Result<Offer, OfferError> {
         let features = session.features() & (RING | TYPE);
         if features & F_VERSION_1 == 0 {
             return Err(OfferError::Legacy(session.features()));
@@ -161,7 +178,7 @@ impl Kind {
         let inflight = session.tracks_inflight();
         let offered = session.queues();
         let asked = asked.map(u64::from);
-        let mut offer = Offer { features, queues: 0, config, inflight };
+        let mut offer = Offer { features, queues: 0, sizes: Vec::new(), config, inflight };
         match self {
             Self::Blk => offer.blk(offered, asked)?,
             Self::Net { mac } => offer.net(offered, asked, mac, session.has_config())?,
@@ -170,6 +187,12 @@ impl Kind {
                 let queues = asked.or(offered).unwrap_or_else(|| self.usual_queues());
                 offer.queues = enough(queues, most)?;
             }
+        }
+        for index in 0..offer.queues {
+            // An odd number of queues is pairs and a control queue, which never has more than a few requests.
+            let control = matches!(self, Self::Net { .. }) && index + 1 == offer.queues && index % 2 == 0;
+            let size = if control { size.min(NET_CONTROL_RING) } else { size };
+            offer.sizes.push(largest_ring(session, index, size)?);
         }
         Ok(offer)
     }
@@ -216,6 +239,8 @@ impl Kind {
             format!("lacks features {missing:#x} that the guest uses")
         } else if now.queues < before.queues {
             format!("has {} queues, not {}", now.queues, before.queues)
+        } else if let Some(index) = before.sizes.iter().zip(&now.sizes).position(|(old, new)| new < old) {
+            format!("takes smaller rings than the former one, in queue {index}")
         } else if before.inflight && !now.inflight {
             "does not track requests in flight (protocol feature INFLIGHT_SHMFD), the former one did".into()
         } else if let Some(text) = self.config_differs(&before.config, &now.config) {
@@ -288,6 +313,19 @@ impl Offer {
         let queues = 2 * pairs + control;
         self.queues = enough(queues, offered.unwrap_or(queues).max(2))?;
         Ok(())
+    }
+}
+
+/// The largest ring the backend takes. The protocol has no question for that, so it is tried, downwards.
+fn largest_ring(session: &mut Session, index: u16, most: u16) -> Result<u16, OfferError> {
+    let mut size = most;
+    loop {
+        match session.set_vring_num(index, size) {
+            Ok(()) => return Ok(size),
+            Err(error) if error.is_refusal() && size > 1 => size /= 2,
+            Err(SessionError::Wire(WireError::Closed)) => return Err(OfferError::Ring { size }),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

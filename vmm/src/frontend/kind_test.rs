@@ -4,7 +4,7 @@ fn blk(capacity: u64, queues: u16) -> Offer {
     let mut config = vec![0; BLK_CONFIG as usize];
     config[..8].copy_from_slice(&capacity.to_le_bytes());
     config[BLK_NUM_QUEUES..BLK_NUM_QUEUES + 2].copy_from_slice(&queues.to_le_bytes());
-    Offer { features: RING | BLK_MQ, queues, config, inflight: true }
+    Offer { features: RING | BLK_MQ, queues, sizes: vec![256; queues.into()], config, inflight: true }
 }
 
 fn refusal(now: &Offer, accepted: Option<u64>) -> String {
@@ -22,6 +22,7 @@ fn a_returning_backend_may_offer_more_not_less() {
     // Only what the guest uses counts.
     Kind::Blk.compare(&same, &fewer, Some(F_VERSION_1)).unwrap();
     assert!(refusal(&Offer { queues: 1, ..same.clone() }, None).contains("1 queues, not 2"));
+    assert!(refusal(&Offer { sizes: vec![256, 128], ..same.clone() }, None).contains("in queue 1"));
     assert!(refusal(&Offer { inflight: false, ..same }, None).contains("INFLIGHT_SHMFD"));
 }
 
@@ -41,8 +42,13 @@ fn a_returning_disk_has_its_capacity() {
 #[test]
 fn a_card_without_a_backend_configuration_gets_ours() {
     let mac = [2, 0, 0, 0, 0, 1];
-    let mut offer =
-        Offer { features: RING | NET_CONTROL | NET_MQ | 1, queues: 0, config: Vec::new(), inflight: false };
+    let mut offer = Offer {
+        features: RING | NET_CONTROL | NET_MQ | 1,
+        queues: 0,
+        sizes: Vec::new(),
+        config: Vec::new(),
+        inflight: false,
+    };
     offer.net(Some(8), None, Some(mac), false).unwrap();
     assert_eq!(offer.queues, 2);
     assert_eq!(offer.features, RING | NET_MAC | 1);
@@ -54,7 +60,13 @@ fn a_card_without_a_backend_configuration_gets_ours() {
 fn the_control_queue_is_behind_all_pairs() {
     let mut config = vec![0; NET_CONFIG as usize];
     config[NET_PAIRS_AT] = 4;
-    let offer = Offer { features: RING | NET_MQ | NET_CTRL_VQ, queues: 0, config, inflight: false };
+    let offer = Offer {
+        features: RING | NET_MQ | NET_CTRL_VQ,
+        queues: 0,
+        sizes: Vec::new(),
+        config,
+        inflight: false,
+    };
     let mut card = offer.clone();
     card.net(Some(9), Some(2), None, true).unwrap();
     assert_eq!(card.queues, 9);

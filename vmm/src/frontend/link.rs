@@ -52,8 +52,6 @@ pub(super) struct Link {
     accepted: Option<u64>,
     rings: Vec<Option<Ring>>,
     inflight: Option<Inflight>,
-    /// The largest ring, by which the inflight region is made.
-    depth: u16,
     /// Bytes of the configuration that the driver has changed, and what they were.
     written: BTreeMap<u32, (u8, u8)>,
 }
@@ -64,7 +62,6 @@ impl Link {
         (session, offer): (Session, Offer),
         memory: Arc<Memory>,
         err: Arc<OwnedFd>,
-        depth: u16,
     ) -> Self {
         let rings = (0..offer.queues).map(|_| None).collect();
         Self {
@@ -79,7 +76,6 @@ impl Link {
             accepted: None,
             rings,
             inflight: None,
-            depth,
             written: BTreeMap::new(),
         }
     }
@@ -169,11 +165,9 @@ impl Link {
         if !session.tracks_inflight() || self.inflight.is_some() {
             return Ok(());
         }
-        // Some backends size the region by the rings they know.
-        for index in 0..self.offer.queues {
-            session.set_vring_num(index, self.depth)?;
-        }
-        let region = session.get_inflight(self.offer.queues, self.depth)?;
+        // The rings' sizes, by which some backends make the region, have been told when they were tried out.
+        let depth = self.offer.sizes.iter().copied().max().unwrap_or(1);
+        let region = session.get_inflight(self.offer.queues, depth)?;
         session.set_inflight(&region)?;
         self.inflight = Some(region);
         Ok(())

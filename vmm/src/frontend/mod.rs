@@ -33,6 +33,8 @@ pub use wire::WireError;
 
 /// Between two attempts of the first connection.
 const RETRY: Duration = Duration::from_millis(20);
+/// The smallest ring that is tried.
+const RING_MIN: u16 = 16;
 
 /// What the machine file says about a device.
 #[derive(Debug, Clone)]
@@ -105,6 +107,7 @@ struct Shared {
     path: PathBuf,
     kind: Kind,
     asked: Option<u16>,
+    queue_size: u16,
     give_up: Option<Duration>,
     notifier: Notifier,
     link: Mutex<Link>,
@@ -199,38 +202,46 @@ pub fn connect(
     let (stop, err, wake) = (Arc::new(event()?), Arc::new(event()?), event()?);
 
     let start = Instant::now();
-    let stream = loop {
-        match UnixStream::connect(&path) {
-            Ok(stream) => break stream,
+    let mut queue_size = queue_size;
+    let (session, offer) = loop {
+        let stream = match UnixStream::connect(&path) {
+            Ok(stream) => stream,
             Err(source) if start.elapsed() >= patience => {
                 return Err(FrontendError::Connect { id, path, patience, source });
             }
-            Err(_) => std::thread::sleep(RETRY),
+            Err(_) => {
+                std::thread::sleep(RETRY);
+                continue;
+            }
+        };
+        let offered = Session::open(stream, &stop, Some(patience.saturating_sub(start.elapsed())))
+            .map_err(OfferError::from)
+            .and_then(|mut session| {
+                kind.offer(&mut session, asked, queue_size).map(|offer| (session, offer))
+            });
+        match offered {
+            Ok(offered) => break offered,
+            // Some do not say no: they hang up, and have to be asked for less from the start.
+            Err(OfferError::Ring { size }) if size > RING_MIN => queue_size = size / 2,
+            Err(source) => return Err(FrontendError::Offer { id, path, source }),
         }
-    };
-    let offered = Session::open(stream, &stop, Some(patience.saturating_sub(start.elapsed())))
-        .map_err(OfferError::from)
-        .and_then(|mut session| kind.offer(&mut session, asked).map(|offer| (session, offer)));
-    let (session, offer) = match offered {
-        Ok(offered) => offered,
-        Err(source) => return Err(FrontendError::Offer { id, path, source }),
     };
     kind::warn_untracked(&id, kind, offer.inflight);
 
     let identity = Identity {
         device_id: kind.device_id(),
         features: offer.features,
-        queue_sizes: vec![queue_size; offer.queues.into()],
+        queue_sizes: offer.sizes.clone(),
         config_size: offer.config.len() as u32,
     };
     let notifier = Notifier::new();
-    let link =
-        Link::new((id.clone(), kind), (session, offer), Arc::clone(memory), Arc::clone(&err), queue_size);
+    let link = Link::new((id.clone(), kind), (session, offer), Arc::clone(memory), Arc::clone(&err));
     let shared = Arc::new(Shared {
         id: id.clone(),
         path,
         kind,
         asked,
+        queue_size,
         give_up,
         notifier: notifier.clone(),
         link: Mutex::new(link),

@@ -186,8 +186,8 @@ fn attempt(shared: &Shared) -> Result<(), Failed> {
     let patience = shared.give_up;
     let offer_failed = |error: SessionError| Failed::Offer(error.into());
     let mut session = Session::open(stream, &shared.stop, patience).map_err(offer_failed)?;
-    let (kind, asked) = (shared.kind, shared.asked);
-    let offer = kind.offer(&mut session, asked).map_err(Failed::Offer)?;
+    let kind = shared.kind;
+    let offer = kind.offer(&mut session, shared.asked, shared.queue_size).map_err(Failed::Offer)?;
     warn_untracked(&shared.id, kind, offer.inflight);
     let mut link = shared.link();
     link.adopt(session, &offer).map_err(Failed::Offer)?;

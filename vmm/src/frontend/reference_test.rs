@@ -23,6 +23,7 @@ const BLK_WCE: u64 = 1 << 11;
 struct Filler {
     features: u64,
     config: Vec<u8>,
+    largest_ring: usize,
     /// Takes nothing off the rings.
     asleep: AtomicBool,
     written: Mutex<Vec<(u32, Vec<u8>)>>,
@@ -43,6 +44,7 @@ impl Filler {
         Self {
             features,
             config: config(sectors, queues),
+            largest_ring: 256,
             asleep: AtomicBool::new(false),
             written: Mutex::default(),
             memory: Mutex::default(),
@@ -59,7 +61,7 @@ impl VhostUserBackend for Filler {
     }
 
     fn max_queue_size(&self) -> usize {
-        256
+        self.largest_ring
     }
 
     fn features(&self) -> u64 {
@@ -354,6 +356,16 @@ fn less_than_asked_for_is_refused_with_the_numbers() {
     let error = rig.connect(Some(3)).unwrap_err();
     let text = format!("{}: {}", error, crate::pci::causes(&error));
     assert!(text.contains("3 queues are asked for; the backend offers 2"), "{text}");
+}
+
+#[test]
+fn rings_are_as_large_as_the_backend_takes_them() {
+    let rig = Rig::new();
+    // This make says no and hangs up: it takes three connections to find out.
+    let small = || Filler { largest_ring: 64, ..Filler::new(2048, 2) };
+    let _backends = [(); 3].map(|()| Backend::serve(&rig.listener, small()));
+    let (PciDevice { device, .. }, _handle) = rig.connect(Some(2)).unwrap();
+    assert_eq!(device.identity().queue_sizes, [64, 64]);
 }
 
 #[test]
