@@ -31,13 +31,40 @@ pub(crate) fn drop_all() -> Result<(), SandboxError> {
     sys::capset(CapabilitySets { effective: 0, permitted: 0, inheritable: 0 }).map_err(failed)
 }
 
-/// For a process that was started without any: makes sure of it. The bounding set, which no_new_privs makes
+/// For a process that was started without any: makes sure that it is so. The bounding set, which no_new_privs makes
 /// meaningless, is left as it is.
 pub(crate) fn give_up() -> Result<(), SandboxError> {
-    // Works for whoever has none, and gives up what there is.
+    // Asked first, because a unit's filter may refuse capset even to those who only have something to lose.
+    if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| has_none(&status)) {
+        return Ok(());
+    }
     sys::capset(CapabilitySets { effective: 0, permitted: 0, inheritable: 0 }).map_err(failed)
+}
+
+/// Whether the permitted, inheritable and ambient sets in /proc/PID/status are empty; the effective set is a part of
+/// the first.
+fn has_none(status: &str) -> bool {
+    ["CapPrm:", "CapInh:", "CapAmb:"].iter().all(|set| {
+        let value = status.lines().find_map(|line| line.strip_prefix(set));
+        value.is_some_and(|value| u64::from_str_radix(value.trim(), 16) == Ok(0))
+    })
 }
 
 fn failed(source: io::Error) -> SandboxError {
     SandboxError::System { doing: "give up capabilities", source }
+}
+
+#[cfg(test)]
+mod capabilities_test {
+    use super::has_none;
+
+    #[test]
+    fn only_empty_sets_that_are_all_there_are_none() {
+        let none = "Name:\tx\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n\
+                    CapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000000\n";
+        assert!(has_none(none));
+        assert!(!has_none(&none.replace("CapPrm:\t0000000000000000", "CapPrm:\t0000000000000001")));
+        assert!(!has_none(&none.replace("CapAmb:", "CapXxx:")));
+        assert!(!has_none(""));
+    }
 }

@@ -47,7 +47,7 @@ pub use error::SandboxError;
 pub use isolate::{Isolated, disabled, isolate};
 pub use remove::remove_at_end;
 pub use service::{Notify, ServiceError, listeners};
-pub use tmpfs::private_tmpfs_huge;
+pub use tmpfs::{private_tmpfs_huge, tmpfs_in};
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;

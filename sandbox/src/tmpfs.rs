@@ -7,6 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -48,6 +49,20 @@ pub fn private_tmpfs_huge(size: u64) -> io::Result<OwnedFd> {
         .map_err(|source| step("mount", source, Some(context.as_fd())))?;
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let file = openat(&mount, c".", flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        .map_err(|errno| step("make a file on", errno.into(), None))?;
+    let length = libc::off_t::try_from(size).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
+    nix::unistd::ftruncate(&file, length).map_err(|errno| step("size the file on", errno.into(), None))?;
+    Ok(file)
+}
+
+/// The same on a tmpfs with `huge=always` that a service manager has mounted at `folder`, because a unit that may mount
+/// nothing cannot make one.
+///
+/// # Errors
+/// There is no such folder, or no file can be made there.
+pub fn tmpfs_in(folder: &Path, size: u64) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let file = openat(nix::fcntl::AT_FDCWD, folder, flags, Mode::S_IRUSR | Mode::S_IWUSR)
         .map_err(|errno| step("make a file on", errno.into(), None))?;
     let length = libc::off_t::try_from(size).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
     nix::unistd::ftruncate(&file, length).map_err(|errno| step("size the file on", errno.into(), None))?;

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::Parser;
+use strata_sandbox::Namespaces;
 
 /// Runs one virtual machine. Its devices are served by other processes, over sockets in the run folder.
 #[derive(Debug, Clone, Parser)]
@@ -19,6 +20,10 @@ pub struct Args {
     /// An open descriptor that the console (or the serial port) talks to instead of standard input and output.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
     pub console_fd: Option<RawFd>,
+    /// Who makes the sandbox's namespaces: own, this process; given, the service manager that started it has. With
+    /// `given` there is no launcher either, and the machine's folder is held by this process.
+    #[arg(long, value_name = "own|given", default_value = "own", conflicts_with = "no_sandbox")]
+    pub namespaces: Namespaces,
     /// Run without the sandbox. For debugging only.
     #[arg(long)]
     pub no_sandbox: bool,

@@ -21,6 +21,7 @@ mod board;
 mod endpoint;
 mod life;
 mod parts;
+mod service;
 mod shared;
 mod signals;
 mod terminals;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 pub use life::{Command, Event, Failure};
 pub use shared::{Meters, Shared};
 use strata_config::{ConfigError, Machine};
-use strata_sandbox::{Role, SandboxError, Spec};
+use strata_sandbox::{Namespaces, Role, SandboxError, Spec};
 
 use crate::args::Args;
 use crate::frontend::FrontendError;
@@ -126,10 +127,18 @@ pub fn run(args: &Args) -> Result<(), MachineError> {
         .map_err(|source| MachineError::Config { path: args.machine.clone(), source })?;
     let sandboxed = machine.sandbox && !args.no_sandbox;
     signals::block().map_err(MachineError::system("block signals"))?;
+    let _held = match args.namespaces {
+        Namespaces::Given => Some(service::hold(&args.run_dir, &machine)?),
+        Namespaces::Own => None,
+    };
     let mut parts = parts::Parts::open(machine, args)?;
 
     let isolated = if sandboxed {
-        let spec = Spec { binds: std::mem::take(&mut parts.visible), ..Spec::new(Role::Vmm) };
+        let spec = Spec {
+            binds: std::mem::take(&mut parts.visible),
+            namespaces: args.namespaces,
+            ..Spec::new(Role::Vmm)
+        };
         Some(strata_sandbox::isolate(spec)?)
     } else {
         strata_sandbox::disabled(Role::Vmm);
@@ -137,7 +146,7 @@ pub fn run(args: &Args) -> Result<(), MachineError> {
     };
     let memory = &parts.machine.memory;
     let (size, prefault) = (memory.size, memory.prefault);
-    let ram = Ram::new(size, prefault, parts.huge_pages.take(), strata_sandbox::private_tmpfs_huge)?;
+    let ram = Ram::new(size, prefault, parts.huge_pages.take(), service::memory_file)?;
     let shadow = shadow().map_err(MachineError::system("make PCI configuration space"))?;
     if let Some(isolated) = isolated {
         isolated.lock()?;
@@ -158,7 +167,7 @@ fn needed(args: &Args) -> Vec<RawFd> {
 
 /// PCI configuration space, on a huge page where there is one: then a guest scans the bus with one page fault.
 fn shadow() -> io::Result<Shadow> {
-    match strata_sandbox::private_tmpfs_huge(SHADOW_SIZE as u64) {
+    match service::memory_file(SHADOW_SIZE as u64) {
         Ok(file) => Shadow::new(file),
         Err(_) => Shadow::anonymous(),
     }

@@ -132,7 +132,7 @@ impl Life {
         let (devices, handles): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
         // The console comes first: its place does not depend on how many disks there are.
         let devices = console.into_iter().chain(devices).collect();
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared::new(std::mem::take(&mut parts.notify)));
         let facts = Facts {
             name: parts.machine.name.to_string(),
             cpus: parts.machine.cpus.into(),
@@ -169,11 +169,16 @@ impl Life {
                 (Outcome::Again, Some(left)) => self.devices = left,
                 (outcome, _) => {
                     self.terminals.flush();
-                    return match outcome {
-                        Outcome::Well => Ok(()),
-                        Outcome::Badly(failure) => Err(failure.into()),
-                        Outcome::Again => Err(Failure::Hung.into()),
+                    let failure = match outcome {
+                        Outcome::Well => {
+                            self.shared.say_goodbye("the guest is off");
+                            return Ok(());
+                        }
+                        Outcome::Badly(failure) => failure,
+                        Outcome::Again => Failure::Hung,
                     };
+                    self.shared.say_goodbye(&failure.to_string());
+                    return Err(failure.into());
                 }
             }
             tracing::info!("the guest reboots");

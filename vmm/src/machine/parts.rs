@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use strata_config::{Console, Machine};
+use strata_sandbox::Notify;
 
 use super::endpoint::Endpoint;
 use super::{MachineError, backends};
@@ -34,6 +35,8 @@ pub(super) struct Parts {
     pub(super) console: Option<Endpoint>,
     pub(super) serial: Option<Endpoint>,
     pub(super) backends: Vec<Settings>,
+    /// The service manager, if there is one; taken by what knows the machine's state.
+    pub(super) notify: Notify,
     /// What the sandbox has to leave visible so that backends can be reached, again and again.
     pub(super) visible: Vec<PathBuf>,
 }
@@ -72,7 +75,19 @@ impl Parts {
         let serial = Endpoint::open("serial port", &machine.serial, args.console_fd)?;
         let control = Some(listen(&args.run_dir)?);
         let (backends, visible) = backends::settings(&machine, &args.run_dir)?;
-        Ok(Self { machine, host, cpuid, payload, huge_pages, control, console, serial, backends, visible })
+        Ok(Self {
+            machine,
+            host,
+            cpuid,
+            payload,
+            huge_pages,
+            control,
+            console,
+            serial,
+            backends,
+            notify: Notify::from_environment(),
+            visible,
+        })
     }
 }
 

@@ -1,10 +1,11 @@
 //! What others may see of the machine at any time: the control socket's view. Written by the owner, read under short
 //! locks; nothing here is needed to run a guest.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strata_ipc::MachineState;
+use strata_sandbox::Notify;
 
 use crate::kvm::run::Exits;
 use crate::kvm::stats::Stats;
@@ -21,6 +22,8 @@ pub struct Meters {
 /// One per machine.
 #[derive(Debug)]
 pub struct Shared {
+    notify: Notify,
+    told_ready: AtomicBool,
     state: Mutex<MachineState>,
     meters: Mutex<Meters>,
     reboots: AtomicU64,
@@ -28,7 +31,16 @@ pub struct Shared {
 
 impl Default for Shared {
     fn default() -> Self {
+        Self::new(Notify::default())
+    }
+}
+
+impl Shared {
+    /// `notify`: the service manager, told of every state.
+    pub(super) fn new(notify: Notify) -> Self {
         Self {
+            notify,
+            told_ready: AtomicBool::new(false),
             state: Mutex::new(MachineState::Booting),
             meters: Mutex::default(),
             reboots: AtomicU64::new(0),
@@ -45,6 +57,18 @@ impl Shared {
 
     pub(super) fn set_state(&self, state: MachineState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        let status = format!("the guest is {}", state.as_str());
+        // Ready once: a guest that reboots does not start the service again.
+        if state == MachineState::Running && !self.told_ready.swap(true, Ordering::Relaxed) {
+            self.notify.ready(&status);
+        } else {
+            self.notify.status(&status);
+        }
+    }
+
+    /// The machine ends, for good.
+    pub(super) fn say_goodbye(&self, why: &str) {
+        self.notify.stopping(why);
     }
 
     /// How often the guest rebooted.
