@@ -20,7 +20,9 @@ G=$(awk -F: '$1 == "kvm" { print $3 }' $R/etc/group)
 chown 0:${G:-0} $R/dev/kvm; chmod 660 $R/dev/kvm; chmod 666 $R/dev/net/tun
 ip link set lo up
 for p in $R/sys/class/virtio-ports/*; do
-  [ "$(cat $p/name)" = rig.output ] && O=$R/dev/${p##*/}
+  [ "$(cat $p/name)" = rig.output ] && O=dev/${p##*/}
 done
-{ chroot $R /bin/bash /run/out/.command </dev/null 2>&1; echo $? > $R/run/out/.status; } | cat > $O
+# As a real root, not in a chroot of the initramfs: there the kernel makes no user namespaces for users.
+cd $R; mount --move . /
+{ chroot . /bin/bash /run/out/.command </dev/null 2>&1; echo $? > run/out/.status; } | cat > $O
 sync; poweroff -f
