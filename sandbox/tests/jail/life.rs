@@ -76,6 +76,8 @@ fn signals_that_nobody_handles_end_it() {
     for stage in [Stage::Locked, Stage::Isolated] {
         for signal in [Signal::SIGINT, Signal::SIGUSR1, Signal::SIGQUIT] {
             let mut inmate = Inmate::start(User::Same, Role::Net, stage, &["wait"]);
+            // Waiting would close it, and that would end the inmate too.
+            let _open = inmate.child.stdin.take();
             kill(Pid::from_raw(inmate.pid()), signal).unwrap();
             assert_eq!(inmate.child.wait().unwrap().signal(), Some(signal as i32));
         }
