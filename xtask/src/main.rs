@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | check | setup | rig`.
+//! The project's own commands: `cargo xtask demo | test | check | deb | setup | rig`.
 //!
 //! Owns: the order in which a fresh machine is made ready, things are built, and tests run. Each command does all of
 //! its own set-up and is quick the second time.
@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod counts;
+mod deb;
 mod demo;
 mod fuzz;
 mod guests;
@@ -38,6 +39,8 @@ enum Command {
     Check,
     /// Feed the parsers of guests' and peers' bytes with what libFuzzer thinks of
     Fuzz(fuzz::Arguments),
+    /// Build the Debian package
+    Deb(deb::Arguments),
     /// Install and download what tests and demo need (they do it themselves too)
     Setup,
     /// Run a shell command in the rig, a machine with KVM in software
@@ -64,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(arguments) => test::run(&place, &arguments),
         Command::Check => check::run(&place).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(arguments) => fuzz::run(&place, &arguments).map(|()| ExitCode::SUCCESS),
+        Command::Deb(arguments) => deb::run(place.root(), &arguments).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::for_tests(&place).map(|()| ExitCode::SUCCESS),
         Command::Rig { command } => {
             setup::for_rig(&place)?;
