@@ -88,7 +88,7 @@ impl Service for Pair {
         }
         if let Some(rx) = &self.rx {
             sources.push(Source::kick(rx.vring()));
-            sources.push(Source::readable(self.batch.as_fd()));
+            sources.push(Source::readable_lazily(self.batch.as_fd()));
         }
         sources
     }

@@ -127,7 +127,12 @@ impl Rx {
             self.read(batch);
             let got = self.deliver();
             done += got;
-            self.vring.show();
+            if self.window == 1 {
+                // A single frame does not wait for the next look at the tap.
+                self.vring.flush();
+            } else {
+                self.vring.show();
+            }
             if got < reads {
                 // The tap is empty; the next burst is perhaps as long as this one was.
                 self.window = got.max(1);

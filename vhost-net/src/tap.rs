@@ -10,6 +10,7 @@ mod ioctl;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -20,6 +21,9 @@ use crate::mac::Mac;
 
 /// The most queue pairs: what the kernel gives one tap (MAX_TAP_QUEUES).
 pub const MAX_PAIRS: u16 = 256;
+
+/// How long a tap may be busy before it is said to be.
+const BUSY: Duration = Duration::from_millis(500);
 
 /// Why a tap cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -118,10 +122,10 @@ impl Tap {
         for _ in 0..pairs {
             let fd = ioctl::open_tun()
                 .map_err(|source| TapError::System { what: "opened (/dev/net/tun)", source })?;
-            if let Err(source) = ioctl::attach(&fd, &wire, multi_queue) {
+            if let Err(source) = attach(&fd, &wire, multi_queue) {
                 // One pair is also served by a tap made for several; the kernel wants to hear so.
                 let retry = source.raw_os_error() == Some(libc::EINVAL) && !multi_queue;
-                if !retry || ioctl::attach(&fd, &wire, true).is_err() {
+                if !retry || attach(&fd, &wire, true).is_err() {
                     return Err(refused(name, multi_queue, source));
                 }
                 multi_queue = true;
@@ -267,6 +271,20 @@ pub struct Filter {
     pub all_multicast: bool,
     /// Addresses, unicast ones first.
     pub addresses: Vec<Mac>,
+}
+
+/// Attaches to a tap, waiting for whoever had it to be quite gone: a backend that is started again in place of
+/// one that was killed is often quicker than the kernel with closing the other's descriptors.
+fn attach(fd: &OwnedFd, name: &ioctl::Name, multi_queue: bool) -> io::Result<()> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match ioctl::attach(fd, name, multi_queue) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
 }
 
 fn refused(name: &str, multi_queue: bool, source: io::Error) -> TapError {

@@ -101,7 +101,8 @@ impl Poller {
             if elapsed >= self.window {
                 return Looked::Miss;
             }
-            if elapsed - yielded >= YIELD_EVERY {
+            // Whoever was just called and waits for this very processor runs at once, not a spell of looking later.
+            if yielded == 0 || elapsed - yielded >= YIELD_EVERY {
                 std::thread::yield_now();
                 yielded = nanos(start);
                 // If it was the driver that ran meanwhile, that was the quickest way to the next request.

@@ -77,19 +77,28 @@ pub trait Service: Send + 'static {
 pub struct Source<'a> {
     fd: Option<BorrowedFd<'a>>,
     stats: Option<Arc<QueueStats>>,
+    /// Watched only while the worker is not busy.
+    lazy: bool,
 }
 
 impl<'a> Source<'a> {
     /// A queue's kick. If it has none the worker never sleeps for long.
     #[must_use]
     pub fn kick(vring: &'a Vring) -> Self {
-        Self { fd: vring.kick(), stats: Some(Arc::clone(vring.stats())) }
+        Self { fd: vring.kick(), stats: Some(Arc::clone(vring.stats())), lazy: false }
     }
 
     /// A descriptor that becomes readable when there is work. Watched edge-triggered, never read by the worker.
     #[must_use]
     pub fn readable(fd: BorrowedFd<'a>) -> Self {
-        Self { fd: Some(fd), stats: None }
+        Self { fd: Some(fd), stats: None, lazy: false }
+    }
+
+    /// The same for a descriptor whose watching costs somebody: whoever sends into a tap runs a callback of the
+    /// watcher for each frame. While `process` says `Worked` again and again it is not watched at all.
+    #[must_use]
+    pub fn readable_lazily(fd: BorrowedFd<'a>) -> Self {
+        Self { fd: Some(fd), stats: None, lazy: true }
     }
 }
 
@@ -153,8 +162,11 @@ impl<S: Service> Worker<S> {
         wait.add(wake.as_fd(), STOP)?;
         let mut kicks = Vec::new();
         let mut limit = None;
+        let mut lazy = Vec::new();
         for (token, source) in service.sources().into_iter().enumerate() {
             match source.fd {
+                // A copy is watched: the thread outlives no borrow.
+                Some(fd) if source.lazy => lazy.push((fd.try_clone_to_owned()?, token as u64)),
                 Some(fd) => wait.add(fd, token as u64)?,
                 None => limit = Some(WITHOUT_KICK),
             }
@@ -164,6 +176,8 @@ impl<S: Service> Worker<S> {
             service,
             wait,
             kicks,
+            lazy,
+            watching: false,
             limit,
             shared: Arc::clone(&shared),
             for_driver: Poller::new(options.poll),
@@ -219,6 +233,9 @@ struct Run<S> {
     service: S,
     wait: Wait,
     kicks: Vec<Option<Arc<QueueStats>>>,
+    /// Sources that are not always watched, and whether they are now.
+    lazy: Vec<(OwnedFd, u64)>,
+    watching: bool,
     limit: Option<Duration>,
     shared: Arc<Shared>,
     for_driver: Poller,
@@ -235,12 +252,31 @@ impl<S: Service> Run<S> {
             if self.shared.stop.load(Ordering::Acquire) {
                 break;
             }
-            if progress == Progress::Idle && !self.idle() {
-                break;
+            match progress {
+                Progress::Idle if !self.idle() => break,
+                Progress::Idle => {}
+                Progress::Worked => self.watch(false),
             }
         }
         self.service.drain();
         self.service
+    }
+
+    /// Watches the lazy sources, or no longer. Whatever happened while they were not watched counts: a descriptor
+    /// that is readable when it is added wakes at once.
+    #[inline]
+    fn watch(&mut self, watching: bool) {
+        if self.watching == watching {
+            return;
+        }
+        self.watching = watching;
+        for (fd, token) in &self.lazy {
+            let done =
+                if watching { self.wait.add(fd.as_fd(), *token) } else { self.wait.remove(fd.as_fd()) };
+            if let Err(error) = done {
+                tracing::error!(%error, "a source cannot be watched");
+            }
+        }
     }
 
     /// Waits for something to do; false if waiting does not work.
@@ -263,6 +299,10 @@ impl<S: Service> Run<S> {
             service.suppress_kicks();
             return true;
         }
+        self.watch(true);
+        let Self { service, shared, for_driver, for_host, .. } = self;
+        let poller = if service.is_under_way() { for_host } else { for_driver };
+        let stats = &shared.stats;
         stats.sleeps.add(1);
         let since = Instant::now();
         let window = if looked == Looked::Miss { poller.window() } else { Duration::ZERO };

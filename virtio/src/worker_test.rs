@@ -73,7 +73,12 @@ impl Service for Echo {
 
     fn sources(&self) -> Vec<Source<'_>> {
         let kicks = self.vrings.iter().map(Source::kick);
-        kicks.chain([Source::readable(self.wake.as_fd())]).collect()
+        // Both ways to be watched are tried, by tests of one queue and of several.
+        let wake = match self.vrings.len() {
+            1 => Source::readable_lazily(self.wake.as_fd()),
+            _ => Source::readable(self.wake.as_fd()),
+        };
+        kicks.chain([wake]).collect()
     }
 
     fn drain(&mut self) {
@@ -114,7 +119,7 @@ fn rig(queues: u16, features: u64, poll: u64, with_kick: bool) -> Rig {
     let stats = vrings.iter().map(|vring| Arc::clone(vring.stats())).collect();
     let echo = Echo { vrings, chain: Chain::new(), held: Vec::new(), done, wake: Arc::clone(&wake) };
     let poll = PollLimit(Duration::from_micros(poll));
-    let worker = Worker::spawn(echo, Options { name: "echo".into(), cpu: None, poll }).unwrap();
+    let worker = Worker::spawn(echo, Options { name: "echo".into(), poll, ..Options::default() }).unwrap();
     Rig { drivers, worker, finish, wake, stats }
 }
 
@@ -204,6 +209,26 @@ fn stopping_completes_what_was_taken_and_nothing_else() {
     driver.add(&[Buf::readable(DATA + 1, 1), Buf::writable(DATA + 16, 1)]).unwrap();
     driver.kick();
     assert_eq!(driver.poll(), None);
+}
+
+/// A source that is not watched while the worker is busy still ends the sleep that follows, whenever it was
+/// signalled.
+#[test]
+fn a_lazy_source_is_not_missed() {
+    let mut rig = rig(1, RING_FEATURES, 0, true);
+    let driver = &mut rig.drivers[0];
+    for round in 0..2_000u32 {
+        driver.memory().write_obj(DATA, 0xffu8).unwrap();
+        let head = driver.add(&[Buf::readable(DATA, 1), Buf::writable(DATA + 16, 1)]).unwrap();
+        driver.kick();
+        // Before, while, or after it goes to sleep.
+        for _ in 0..round % 97 * 8 {
+            std::hint::spin_loop();
+        }
+        rig.finish.send(()).unwrap();
+        signal(&rig.wake);
+        assert_eq!(driver.wait(LONG), Some((head, 1)), "round {round}");
+    }
 }
 
 #[test]
