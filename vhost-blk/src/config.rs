@@ -59,7 +59,7 @@ pub fn cache_can_be_switched(features: u64) -> bool {
 /// The structure for a disk with that many queues, write cache on.
 #[must_use]
 pub fn space(disk: &Disk, queues: u16) -> [u8; CONFIG_SIZE] {
-    let geometry = disk.image.geometry();
+    let geometry = &disk.geometry;
     let block = geometry.logical_block;
     let in_blocks = |bytes: u32| bytes / block;
     let exponent = (geometry.physical_block / block).trailing_zeros();

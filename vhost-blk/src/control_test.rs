@@ -1,7 +1,7 @@
 use super::*;
 use crate::disk::OnError;
 use crate::engine::EngineKind;
-use crate::image::{Cache, Format, Image, ImageOptions};
+use crate::image::{Cache, Files, Format, Image, ImageOptions};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -10,7 +10,8 @@ fn disk(dir: &tempfile::TempDir) -> Arc<Disk> {
     let path = dir.path().join("disk.img");
     std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
     let options = ImageOptions { path, read_only: false, format: Format::Auto, cache: Cache::Writeback };
-    Disk::new(Image::open(&options).unwrap(), EngineKind::Sync, 2, "", OnError::Report).unwrap()
+    Disk::new(Files::one(Image::open(&options).unwrap()), None, EngineKind::Sync, 2, "", OnError::Report)
+        .unwrap()
 }
 
 fn ask(disk: &Disk, method: &str, parameters: &Value) -> Value {

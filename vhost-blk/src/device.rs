@@ -125,7 +125,7 @@ impl Device for Block {
         let tally = self.disk.tallies.get(usize::from(index)).cloned().unwrap_or_default();
         let stats = Arc::clone(&tally.thread);
         let vring = Vring::new(setup)?.counting_in(Arc::clone(&tally.ring));
-        let server = Server::new(Arc::clone(&self.disk), vring, tally);
+        let server = Server::new(Arc::clone(&self.disk), vring, tally).map_err(refused)?;
         let options = Options {
             name: format!("queue{index}"),
             cpu: self.tuning.cpus.get(usize::from(index)).copied(),

@@ -9,7 +9,8 @@ use strata_virtio::chain::Chain;
 
 use crate::engine::EngineKind;
 use crate::engine::uring::UringPool;
-use crate::image::{Image, SECTOR};
+use crate::image::{Files, Geometry, Image, SECTOR};
+use crate::layers::Layers;
 use crate::rate::Limiter;
 use crate::request::{ID_BYTES, Limits};
 use crate::tally::Tally;
@@ -52,8 +53,14 @@ pub enum GrowError {
 /// A disk as its queues see it.
 #[derive(Debug)]
 pub struct Disk {
-    /// What holds the bytes.
-    pub image: Image,
+    /// The disk's own file.
+    pub image: Arc<Image>,
+    /// All its files.
+    pub files: Files,
+    /// What the files mean, unless it is one raw image.
+    pub layers: Option<Arc<Layers>>,
+    /// Sizes and blocks as the guest sees them.
+    pub geometry: Geometry,
     /// What may be asked of it; its capacity is that of the beginning, see [`Disk::limits`].
     limits: Limits,
     /// In sectors, now.
@@ -89,6 +96,9 @@ pub enum OnError {
 /// Why no disk can be made of an image.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
+    /// No file at all.
+    #[error("a disk of no files")]
+    NoFile,
     /// The engine asked for is not to be had.
     #[error(
         "io_uring cannot be used here (kernel.io_uring_disabled, or a seccomp filter around us); use --engine sync or auto"
@@ -108,12 +118,14 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub fn new(
-        image: Image,
+        files: Files,
+        layers: Option<Layers>,
         engine: EngineKind,
         queues: usize,
         serial: &str,
         on_error: OnError,
     ) -> Result<Arc<Self>, DiskError> {
+        let image = files.own().ok_or(DiskError::NoFile)?;
         let mut padded = [0; ID_BYTES];
         padded
             .get_mut(..serial.len())
@@ -121,8 +133,8 @@ impl Disk {
             .copy_from_slice(serial.as_bytes());
         let rings = match engine {
             EngineKind::Sync => UringPool::default(),
-            EngineKind::Uring => UringPool::new(&image, queues).map_err(DiskError::NoUring)?,
-            EngineKind::Auto => UringPool::new(&image, queues).unwrap_or_else(|error| {
+            EngineKind::Uring => UringPool::new(&files, queues).map_err(DiskError::NoUring)?,
+            EngineKind::Auto => UringPool::new(&files, queues).unwrap_or_else(|error| {
                 tracing::warn!(
                     "{}: no io_uring ({error}); requests wait for one another",
                     image.path().display()
@@ -130,7 +142,12 @@ impl Disk {
                 UringPool::default()
             }),
         };
-        let geometry = image.geometry();
+        let mut geometry = *image.geometry();
+        if let Some(layers) = &layers {
+            // Whatever its files demand is seen to below.
+            let (bytes, capacity) = (layers.size(), layers.size() / SECTOR);
+            geometry = Geometry { bytes, capacity, logical_block: 512, physical_block: 4096, ..geometry };
+        }
         let limits = Limits {
             capacity: geometry.capacity,
             read_only: image.read_only(),
@@ -139,6 +156,9 @@ impl Disk {
         let tallies = (0..queues).map(|_| Arc::default()).collect();
         Ok(Arc::new(Self {
             image,
+            files,
+            layers: layers.map(Arc::new),
+            geometry,
             capacity: AtomicU64::new(limits.capacity),
             limits,
             limiter: Limiter::default(),
@@ -172,11 +192,15 @@ impl Disk {
         if bytes < now {
             return Err(GrowError::Smaller { bytes, now });
         }
-        let block = u64::from(self.image.geometry().logical_block);
+        let block = u64::from(self.geometry.logical_block);
         if !bytes.is_multiple_of(block) {
             return Err(GrowError::PartialBlock { bytes, block });
         }
-        let has = self.image.grow(bytes).map_err(GrowError::Image)?;
+        let grown = match &self.layers {
+            Some(layers) => layers.grow(bytes),
+            None => self.image.grow(bytes),
+        };
+        let has = grown.map_err(GrowError::Image)?;
         if has < bytes {
             return Err(GrowError::Device { bytes, has });
         }

@@ -13,6 +13,7 @@ pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod image;
+pub mod layers;
 pub mod rate;
 pub mod request;
 pub mod server;

@@ -19,7 +19,8 @@ use strata_sandbox::{Notify, Role, Spec, close_inherited, disabled, isolate, lis
 use strata_vhost_blk::control;
 use strata_vhost_blk::device::Block;
 use strata_vhost_blk::disk::Disk;
-use strata_vhost_blk::image::Image;
+use strata_vhost_blk::image::{Files, Format, Image, ImageOptions};
+use strata_vhost_blk::layers::Layers;
 use strata_virtio::session::{ConfigChange, Endpoint, serve};
 
 /// What the conventions ask `--print-capabilities` to say (QEMU docs/interop/vhost-user.rst).
@@ -57,7 +58,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     close_inherited(&options.kept(fd));
     let notify = Notify::from_environment();
     let sandboxed = !options.no_sandbox;
-    let image = Image::open(&image)?;
+    let (files, layers) = open(&image, usize::from(options.num_queues))?;
     let endpoint = match (fd, &options.socket_path) {
         (Some(fd), _) => Endpoint::inherit(fd)?,
         (None, Some(path)) => {
@@ -84,7 +85,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     };
     let stop = termination()?;
     let queues = usize::from(options.num_queues);
-    let disk = Disk::new(image, options.engine(), queues, &options.serial, options.on_error())?;
+    let disk = Disk::new(files, layers, options.engine(), queues, &options.serial, options.on_error())?;
     disk.limiter.set(&options.rates());
     let status = announce(&disk, options);
     let change = ConfigChange::default();
@@ -103,6 +104,15 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     served?;
     Ok(())
+}
+
+/// The files of the disk: a raw image, or a qcow2 image and all that is behind it.
+fn open(options: &ImageOptions, queues: usize) -> anyhow::Result<(Files, Option<Layers>)> {
+    if options.format == Format::Qcow2 {
+        let (files, layers) = Layers::open(options, queues)?;
+        return Ok((files, Some(layers)));
+    }
+    Ok((Files::one(Image::open(options)?), None))
 }
 
 /// The descriptor of the socket: named on the command line, or passed by socket activation, or none.
@@ -137,7 +147,7 @@ fn announce(disk: &Disk, options: &Options) -> String {
     let line = format!(
         "{}: {} MiB{}, {}, {} queue(s), {}",
         disk.name(),
-        image.geometry().capacity / 2048,
+        disk.limits().capacity / 2048,
         if image.read_only() { ", read-only" } else { "" },
         if image.direct().is_some() { "direct I/O" } else { "page cache" },
         options.num_queues,

@@ -104,6 +104,8 @@ pub(crate) enum FormatName {
     Auto,
     /// Raw, whatever it begins with
     Raw,
+    /// qcow2, with the images behind it
+    Qcow2,
 }
 
 /// `--cache`
@@ -170,6 +172,7 @@ impl Options {
         let format = match self.format {
             FormatName::Auto => Format::Auto,
             FormatName::Raw => Format::Raw,
+            FormatName::Qcow2 => Format::Qcow2,
         };
         let cache = match self.cache {
             CacheName::Auto => Cache::Auto,

@@ -23,6 +23,8 @@ use crate::disk::{Disk, OnError};
 use crate::engine::inline::Inline;
 use crate::engine::syscalls::{self, Wait};
 use crate::engine::uring::Uring;
+use crate::layers::Mapper;
+use crate::layers::lane::{Lane, Reply};
 use crate::request::{Answer, Fault, ID_BYTES, Op, Status};
 use crate::slot::{Next, Outcome, Slot};
 use crate::tally::Tally;
@@ -43,6 +45,9 @@ pub struct Server {
     disk: Arc<Disk>,
     vring: Vring,
     uring: Option<Uring>,
+    /// On layers: what is known of where pieces lie, and who finds out more.
+    mapper: Option<Mapper>,
+    lane: Option<Lane>,
     chain: Chain,
     slots: Vec<Slot>,
     free: Vec<u16>,
@@ -64,13 +69,19 @@ pub struct Server {
 
 impl Server {
     /// Takes over the requests of a queue, with a ring from the disk's pool if there is one.
-    #[must_use]
-    pub fn new(disk: Arc<Disk>, vring: Vring, tally: Arc<Tally>) -> Self {
+    ///
+    /// # Errors
+    /// On layers: no thread is left for the lane.
+    pub fn new(disk: Arc<Disk>, vring: Vring, tally: Arc<Tally>) -> std::io::Result<Self> {
+        let lane = disk.layers.clone().map(Lane::spawn).transpose()?;
+        let mapper = disk.layers.clone().map(Mapper::new);
         let uring = disk.rings.take();
-        Self {
+        Ok(Self {
             disk,
             vring,
             uring,
+            mapper,
+            lane,
             chain: Chain::new(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -83,13 +94,20 @@ impl Server {
             not_before: None,
             parked: Vec::new(),
             resumes: 0,
-        }
+        })
     }
 
     /// The queue, once the worker has given the service back.
     #[must_use]
     pub fn vring(&self) -> &Vring {
         &self.vring
+    }
+
+    /// Whether [`Server::reap`] would find something.
+    #[inline]
+    fn has_answers(&mut self) -> bool {
+        self.uring.as_mut().is_some_and(Uring::has_completions)
+            || self.lane.as_ref().is_some_and(Lane::has_replies)
     }
 
     /// Whether requests may be taken now.
@@ -141,19 +159,33 @@ impl Server {
         true
     }
 
-    /// Moves a request on until it ends (how) or waits for the ring or for better times (`None`).
+    /// Moves a request on until it ends (how) or waits for the ring, the lane or better times (`None`).
     #[inline]
     fn advance(&mut self, index: u16) -> Option<Status> {
-        let Self { disk, uring, slots, inline, .. } = self;
+        let queue = self.vring.index();
+        let Self { disk, uring, slots, inline, mapper, lane, vring, .. } = self;
         let slot = slots.get_mut(usize::from(index))?;
-        let image = &disk.image;
-        let durable = disk.write_through.load(Ordering::Relaxed) && image.flushes();
+        let durable = disk.write_through.load(Ordering::Relaxed) && disk.image.flushes();
+        let gate = mapper.as_ref().map(|mapper| mapper.layers().gate());
         let mut wait = false;
         let (status, errno) = loop {
-            let job = match slot.next(image, durable) {
-                Next::End(status) => return Some(status),
+            let job = match slot.next(disk, mapper.as_ref(), durable) {
                 Next::Job(job) => job,
+                Next::End(status) => return Some(status),
+                Next::Ask(ask) => match lane {
+                    Some(lane) => {
+                        // SAFETY: the data was resolved in this memory.
+                        unsafe { lane.ask(index, ask, Arc::clone(vring.queue().memory())) };
+                        return None;
+                    }
+                    None => break (Status::IoError, Errno::EIO),
+                },
             };
+            if gate.is_some_and(|gate| !gate.enter(queue)) {
+                slot.take_the_lane();
+                continue;
+            }
+            let Some(image) = disk.files.get(job.node()) else { break (Status::IoError, Errno::EIO) };
             let answer = match (&mut *uring, wait) {
                 (None, _) | (_, true) => syscalls::run(image, &job, Wait::Allowed),
                 (Some(uring), false) => match inline.attempt(image, &job) {
@@ -167,7 +199,10 @@ impl Server {
                     },
                 },
             };
-            match slot.apply(answer, durable) {
+            if let Some(gate) = gate {
+                gate.leave(queue);
+            }
+            match slot.apply_job(answer, durable, mapper.is_some()) {
                 Outcome::Continue => wait = false,
                 Outcome::Retry => wait = true,
                 Outcome::Failed(status, errno) => break (status, errno),
@@ -176,26 +211,51 @@ impl Server {
         self.failed(index, status, errno)
     }
 
-    /// Goes on with every request whose job has completed.
+    /// Goes on with every request whose job has completed, or that the lane has replied to.
     #[inline]
     fn reap(&mut self) -> bool {
         let mut any = false;
+        let durable = self.disk.write_through.load(Ordering::Relaxed) && self.disk.image.flushes();
         while let Some((token, answer)) = self.uring.as_mut().and_then(Uring::reaped) {
             any = true;
             let index = token as u16;
-            let durable = self.disk.write_through.load(Ordering::Relaxed) && self.disk.image.flushes();
-            let Some(slot) = self.slots.get_mut(usize::from(index)) else { continue };
-            let status = match slot.apply(answer, durable) {
-                Outcome::Continue => self.advance(index),
-                Outcome::Retry => self.advance_waiting(index),
-                Outcome::Failed(status, errno) => self.failed(index, status, errno),
-            };
-            if let Some(status) = status {
-                self.finish(index, status);
-                self.show_some();
+            if let Some(mapper) = &self.mapper {
+                mapper.layers().gate().leave(self.vring.index());
             }
+            let mapped = self.mapper.is_some();
+            let Some(slot) = self.slots.get_mut(usize::from(index)) else { continue };
+            let outcome = slot.apply_job(answer, durable, mapped);
+            self.go_on(index, outcome);
+        }
+        while let Some(reply) = self.lane.as_mut().and_then(Lane::reply) {
+            any = true;
+            self.replied(reply, durable);
         }
         any
+    }
+
+    #[cold]
+    fn replied(&mut self, reply: Reply, durable: bool) {
+        if let Some(mapper) = &mut self.mapper {
+            reply.found.iter().for_each(|found| mapper.learn(found));
+        }
+        if let Some(slot) = self.slots.get_mut(usize::from(reply.token)) {
+            let outcome = slot.apply_reply(reply.answer, durable);
+            self.go_on(reply.token, outcome);
+        }
+    }
+
+    #[inline]
+    fn go_on(&mut self, index: u16, outcome: Outcome) {
+        let status = match outcome {
+            Outcome::Continue => self.advance(index),
+            Outcome::Retry => self.advance_waiting(index),
+            Outcome::Failed(status, errno) => self.failed(index, status, errno),
+        };
+        if let Some(status) = status {
+            self.finish(index, status);
+            self.show_some();
+        }
     }
 
     /// After the ring has said EAGAIN: once more, waiting; then on as usual.
@@ -351,8 +411,7 @@ impl Service for Server {
 
     #[inline]
     fn has_work(&mut self) -> bool {
-        self.uring.as_mut().is_some_and(Uring::has_completions)
-            || (self.vring.queue().has_work() && self.may_take())
+        self.has_answers() || (self.vring.queue().has_work() && self.may_take())
     }
 
     fn suppress_kicks(&mut self) {
@@ -362,7 +421,7 @@ impl Service for Server {
     fn prepare_sleep(&mut self) -> bool {
         // A queue that may not take requests need not hear of them.
         let new = self.may_take() && self.vring.queue_mut().arm_kicks();
-        new || self.uring.as_mut().is_some_and(Uring::has_completions)
+        new || self.has_answers()
     }
 
     fn wake_after(&self) -> Option<Duration> {
@@ -375,11 +434,14 @@ impl Service for Server {
     fn sources(&self) -> Vec<Source<'_>> {
         let mut sources = vec![Source::kick(&self.vring)];
         sources.extend(self.uring.as_ref().map(|uring| Source::readable(uring.as_fd())));
+        sources.extend(self.lane.as_ref().map(|lane| Source::readable(lane.as_fd())));
         sources
     }
 
     fn is_under_way(&self) -> bool {
-        self.not_before.is_some() || self.uring.as_ref().is_some_and(|uring| uring.under_way() > 0)
+        self.not_before.is_some()
+            || self.uring.as_ref().is_some_and(|uring| uring.under_way() > 0)
+            || self.lane.as_ref().is_some_and(|lane| lane.under_way() > 0)
     }
 
     fn drain(&mut self) {
@@ -391,13 +453,22 @@ impl Service for Server {
             for index in std::mem::take(&mut self.parked) {
                 self.finish(index, Status::IoError);
             }
-            if self.uring.as_ref().is_none_or(|uring| uring.under_way() == 0) {
-                break;
+            if self.reap() {
+                continue;
             }
-            if !self.reap()
-                && let Some(uring) = &mut self.uring
-            {
-                uring.wait();
+            // The ring first: the lane may be waiting for what is under way in it.
+            match &mut self.uring {
+                Some(uring) if uring.under_way() > 0 => {
+                    uring.wait();
+                    continue;
+                }
+                _ => {}
+            }
+            let durable = self.disk.write_through.load(Ordering::Relaxed) && self.disk.image.flushes();
+            match self.lane.as_mut().and_then(Lane::wait) {
+                Some(reply) => self.replied(reply, durable),
+                None if self.parked.is_empty() => break,
+                None => {}
             }
         }
         self.flush();
@@ -407,13 +478,18 @@ impl Service for Server {
 impl Drop for Server {
     /// The kernel may still be writing into guest memory; it goes on existing only while the queue does.
     fn drop(&mut self) {
-        let Some(mut uring) = self.uring.take() else { return };
-        while uring.under_way() > 0 {
-            if uring.reaped().is_none() {
-                uring.wait();
+        if let Some(mut uring) = self.uring.take() {
+            while uring.under_way() > 0 {
+                if uring.reaped().is_none() {
+                    uring.wait();
+                }
             }
+            self.disk.rings.give_back(uring);
         }
-        self.disk.rings.give_back(uring);
+        if let Some(mapper) = &self.mapper {
+            // The lane ends next, and may be waiting for that.
+            mapper.layers().gate().reset(self.vring.index());
+        }
     }
 }
 

@@ -15,8 +15,11 @@ use std::time::Instant;
 use nix::errno::Errno;
 use strata_virtio::memory::IoSlice;
 
+use crate::disk::Disk;
 use crate::engine::{Job, Path};
 use crate::image::Image;
+use crate::layers::lane::{Ask, zero};
+use crate::layers::{Mapper, Place};
 use crate::request::{Op, Request, Status};
 
 /// A request and its progress. Reused.
@@ -40,6 +43,10 @@ pub struct Slot {
     retries: u8,
     /// When the request was found, if it had to wait for the ring.
     pub found: Option<Instant>,
+    /// What comes next is for the lane to do, even if it is known where it lies.
+    by_lane: bool,
+    /// The pieces of the request that lie in one place.
+    cut: Vec<IoSlice>,
 }
 
 /// What a request needs next.
@@ -47,6 +54,8 @@ pub struct Slot {
 pub enum Next<'a> {
     /// This, done.
     Job(Job<'a>),
+    /// This, asked of the lane.
+    Ask(Ask),
     /// Nothing: it has ended so.
     End(Status),
 }
@@ -77,6 +86,12 @@ impl Slot {
         self.ended = false;
         self.retries = 0;
         self.found = None;
+        self.by_lane = false;
+    }
+
+    /// Has the lane do what comes next.
+    pub fn take_the_lane(&mut self) {
+        self.by_lane = true;
     }
 
     /// Forgets how often it was tried, for another attempt after a failure.
@@ -86,7 +101,15 @@ impl Slot {
 
     /// The next job. `durable`: what is written counts as done only on the device.
     #[inline]
-    pub fn next<'a>(&'a self, image: &Image, durable: bool) -> Next<'a> {
+    pub fn next<'a>(&'a mut self, disk: &Disk, mapper: Option<&Mapper>, durable: bool) -> Next<'a> {
+        match mapper {
+            None => self.next_raw(&disk.image, durable),
+            Some(mapper) => self.next_mapped(disk, mapper, durable),
+        }
+    }
+
+    #[inline]
+    fn next_raw<'a>(&'a self, image: &Image, durable: bool) -> Next<'a> {
         if self.ended {
             return Next::End(Status::Ok);
         }
@@ -98,14 +121,14 @@ impl Slot {
                 [] => Next::End(Status::Ok),
                 data => {
                     let offset = offset + self.done;
-                    Next::Job(Job::Read { offset, data, path: path(image, offset, data) })
+                    Next::Job(Job::Read { offset, data, path: path(image, 0, offset, data) })
                 }
             },
             Op::Write { offset } => match self.rest() {
                 [] => Next::End(Status::Ok),
                 data => {
                     let offset = offset + self.done;
-                    Next::Job(Job::Write { offset, data, path: path(image, offset, data), durable })
+                    Next::Job(Job::Write { offset, data, path: path(image, 0, offset, data), durable })
                 }
             },
             Op::Flush if !image.flushes() => Next::End(Status::Ok),
@@ -125,20 +148,128 @@ impl Slot {
         }
     }
 
+    /// On layers: what lies in a file goes there, piece by piece; the rest is for the lane.
+    fn next_mapped<'a>(&'a mut self, disk: &Disk, mapper: &Mapper, durable: bool) -> Next<'a> {
+        if self.ended {
+            return Next::End(Status::Ok);
+        }
+        let (at, write) = loop {
+            let (offset, write) = match self.request.op {
+                Op::Read { offset } => (offset, false),
+                Op::Write { offset } => (offset, true),
+                _ => return self.next_of_lane(disk, durable),
+            };
+            if self.rest().is_empty() {
+                // What the lane has allocated is in tables of its own.
+                return if write && durable {
+                    self.next_of_lane(disk, durable)
+                } else {
+                    Next::End(Status::Ok)
+                };
+            }
+            let at = offset + self.done;
+            let (place, room) = mapper.find(at);
+            match place {
+                Some(Place::File { node, offset, writable }) if !self.by_lane && (writable || !write) => {
+                    if let Some(image) = disk.files.get(node) {
+                        self.cut(room);
+                        let data = self.cut.as_slice();
+                        let path = path(image, node, offset, data);
+                        return Next::Job(match write {
+                            false => Job::Read { offset, data, path },
+                            true => Job::Write { offset, data, path, durable: false },
+                        });
+                    }
+                }
+                Some(Place::Zero) if !write => {
+                    self.cut(room);
+                    let len = self.cut.iter().map(IoSlice::len).sum();
+                    zero(&self.cut);
+                    self.consume(len);
+                    continue;
+                }
+                _ => {}
+            }
+            if !write {
+                self.cut(room);
+            }
+            break (at, write);
+        };
+        Next::Ask(match write {
+            false => Ask::Read { offset: at, data: self.cut.clone(), look_up: !self.by_lane },
+            true => Ask::Write { offset: at, data: self.rest().to_vec() },
+        })
+    }
+
+    fn next_of_lane(&mut self, disk: &Disk, durable: bool) -> Next<'static> {
+        let range = self.request.ranges.get(self.range).copied();
+        match (self.request.op, range) {
+            (Op::Discard, Some(range)) => Next::Ask(Ask::Discard { offset: range.offset, len: range.len }),
+            (Op::WriteZeroes, Some(range)) => {
+                Next::Ask(Ask::Zero { offset: range.offset, len: range.len, unmap: range.unmap })
+            }
+            (Op::GetId | Op::Discard, _) => Next::End(Status::Ok),
+            (Op::Flush, _) if !disk.image.flushes() => Next::End(Status::Ok),
+            (Op::Flush, _) => Next::Ask(Ask::Sync),
+            (_, _) if !durable => Next::End(Status::Ok),
+            (_, _) => {
+                self.syncing = true;
+                Next::Ask(Ask::Sync)
+            }
+        }
+    }
+
+    /// Takes in what the lane says.
+    pub fn apply_reply(&mut self, answer: Result<usize, Errno>, durable: bool) -> Outcome {
+        self.by_lane = false;
+        match (answer, self.request.op) {
+            // It has found out where that lies.
+            (Ok(0), Op::Read { .. }) => Outcome::Continue,
+            (answer, _) => self.apply(answer, durable),
+        }
+    }
+
+    /// The first `len` bytes of what is left, as a list of its own.
+    fn cut(&mut self, len: u64) {
+        let mut left = usize::try_from(len).unwrap_or(usize::MAX);
+        self.cut.clear();
+        for part in self.request.data.get(self.part..).unwrap_or_default() {
+            if left == 0 {
+                break;
+            }
+            let part = part.take(left);
+            left -= part.len();
+            self.cut.push(part);
+        }
+    }
+
     #[inline]
     fn rest(&self) -> &[IoSlice] {
         self.request.data.get(self.part..).unwrap_or_default()
     }
 
+    /// Takes in how the last job went; `mapped`: on layers.
+    #[inline]
+    pub fn apply_job(&mut self, answer: Result<usize, Errno>, durable: bool, mapped: bool) -> Outcome {
+        match (answer, self.request.op) {
+            // A file may end inside its last cluster.
+            (Ok(0), Op::Read { .. }) if mapped => {
+                self.by_lane = true;
+                Outcome::Continue
+            }
+            (answer, _) => self.apply(answer, durable),
+        }
+    }
+
     /// Takes in how the last job went.
     #[inline]
-    pub fn apply(&mut self, answer: Result<usize, Errno>, durable: bool) -> Outcome {
+    fn apply(&mut self, answer: Result<usize, Errno>, durable: bool) -> Outcome {
         match (answer, self.request.op) {
             // The image has become shorter than it was (somebody truncated it), or takes nothing more.
             (Ok(0), Op::Read { .. } | Op::Write { .. }) if !self.syncing => {
                 Outcome::Failed(Status::IoError, Errno::ENODATA)
             }
-            (Ok(bytes), Op::Read { .. } | Op::Write { .. }) => {
+            (Ok(bytes), Op::Read { .. } | Op::Write { .. }) if !self.syncing => {
                 self.consume(bytes);
                 Outcome::Continue
             }
@@ -188,14 +319,14 @@ impl Slot {
 /// the kernel keeps in step with direct I/O on the same inode; nothing has to be copied to a buffer of ours,
 /// whose size the guest would choose.
 #[inline]
-fn path(image: &Image, offset: u64, data: &[IoSlice]) -> Path {
+fn path(image: &Image, node: usize, offset: u64, data: &[IoSlice]) -> Path {
     if image.direct().is_none() {
-        return Path::Buffered;
+        return Path { node, direct: false };
     }
     let geometry = image.geometry();
     let unit = geometry.offset_align as usize;
     let memory = geometry.memory_align as usize;
     let aligned = offset.is_multiple_of(u64::from(geometry.offset_align))
         && data.iter().all(|part| part.as_ptr().addr() & (memory - 1) == 0 && part.len() & (unit - 1) == 0);
-    if aligned { Path::Direct } else { Path::Buffered }
+    Path { node, direct: aligned }
 }

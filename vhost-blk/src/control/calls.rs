@@ -146,7 +146,8 @@ fn status(disk: &Disk) -> Value {
     json!({
         "path": disk.name().to_string(),
         "bytes": disk.limits().capacity * SECTOR,
-        "block": image.geometry().logical_block,
+        "block": disk.geometry.logical_block,
+        "format": if disk.layers.is_some() { "qcow2" } else { "raw" },
         "read_only": image.read_only(),
         "direct": image.direct().is_some(),
         "write_through": disk.write_through.load(Ordering::Relaxed),

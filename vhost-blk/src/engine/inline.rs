@@ -43,7 +43,9 @@ impl Inline {
             }
             // Memory is its only home: it never waits.
             _ if image.kind() == Kind::MemoryFile => Some(syscalls::run(image, job, Wait::Allowed)),
-            Job::Read { path: Path::Buffered, .. } if !self.no_promise && self.reads.worth_trying() => {
+            Job::Read { path: Path { direct: false, .. }, .. }
+                if !self.no_promise && self.reads.worth_trying() =>
+            {
                 let answer = syscalls::run(image, job, Wait::Forbidden);
                 self.reads.tried(answer.is_ok());
                 match answer {
@@ -55,7 +57,9 @@ impl Inline {
                     answer => Some(answer),
                 }
             }
-            Job::Write { path: Path::Buffered, durable: false, .. } if self.writes.worth_trying() => {
+            Job::Write { path: Path { direct: false, .. }, durable: false, .. }
+                if self.writes.worth_trying() =>
+            {
                 let start = Instant::now();
                 let answer = syscalls::run(image, job, Wait::Allowed);
                 self.writes.took(start.elapsed());

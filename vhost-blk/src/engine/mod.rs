@@ -28,13 +28,13 @@ pub enum EngineKind {
     Sync,
 }
 
-/// Through which of an image's descriptors.
+/// Which of a disk's files, and through which of its descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// The page cache.
-    Buffered,
-    /// O_DIRECT; the caller has checked the alignment.
-    Direct,
+pub struct Path {
+    /// Which file; 0 is the disk's own.
+    pub node: usize,
+    /// O_DIRECT; the caller has checked the alignment. Otherwise the page cache.
+    pub direct: bool,
 }
 
 /// One operation on an image.
@@ -83,4 +83,16 @@ pub enum Job<'a> {
         /// In bytes.
         len: u64,
     },
+}
+
+impl Job<'_> {
+    /// Which of the disk's files it is for.
+    #[inline]
+    #[must_use]
+    pub fn node(&self) -> usize {
+        match self {
+            Self::Read { path, .. } | Self::Write { path, .. } => path.node,
+            _ => 0,
+        }
+    }
 }

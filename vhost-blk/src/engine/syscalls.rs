@@ -13,7 +13,7 @@ use super::{Job, Path};
 use crate::image::{Image, Kind};
 
 /// The most parts one call takes (UIO_MAXIOV); the rest is left for the next.
-pub(super) const MAX_PARTS: usize = 1024;
+pub(crate) const MAX_PARTS: usize = 1024;
 
 /// Whether a call may sleep until its data is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +25,11 @@ pub enum Wait {
 }
 
 /// The descriptor a job goes to.
-pub(super) fn descriptor(image: &Image, path: Path) -> BorrowedFd<'_> {
-    match path {
-        Path::Direct => image.direct().unwrap_or_else(|| image.buffered()),
-        Path::Buffered => image.buffered(),
-    }
+fn descriptor(image: &Image, path: Path) -> BorrowedFd<'_> {
+    image.direct().filter(|_| path.direct).unwrap_or_else(|| image.buffered())
 }
 
-/// Does a job; bytes done (0 for the ones without data), or why not.
+/// Does a job on the file it is for; bytes done (0 for the ones without data), or why not.
 ///
 /// # Errors
 /// The kernel's answer. Reads of guest memory that is no longer there are EFAULT, not a signal.

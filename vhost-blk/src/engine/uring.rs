@@ -25,7 +25,7 @@ use strata_virtio::memory::IoSlice;
 
 use super::syscalls::MAX_PARTS;
 use super::{Job, Path};
-use crate::image::Image;
+use crate::image::{Files, Image};
 
 /// Entries of the submission queue; a batch that is longer is submitted in parts.
 const SUBMISSIONS: u32 = 128;
@@ -34,13 +34,16 @@ const COMPLETIONS: u32 = 1024;
 /// Worker threads of the kernel for what cannot be done without waiting (flush, buffered writes), per ring.
 const WORKERS: u32 = 4;
 
-const BUFFERED: types::Fixed = types::Fixed(0);
-const DIRECT: types::Fixed = types::Fixed(1);
+/// Files are registered in pairs: page cache, O_DIRECT (or the page cache again).
+const OWN: types::Fixed = types::Fixed(0);
+
+fn file(path: Path) -> types::Fixed {
+    types::Fixed(path.node as u32 * 2 + u32::from(path.direct))
+}
 
 /// One ring and what is under way in it.
 pub struct Uring {
     ring: IoUring,
-    has_direct: bool,
     /// Pushed or submitted, and not yet reported.
     under_way: usize,
 }
@@ -60,14 +63,17 @@ impl AsFd for Uring {
 }
 
 impl Uring {
-    /// Makes a ring for an image and closes it to everything else.
+    /// Makes a ring for a disk's files and closes it to everything else.
     ///
     /// # Errors
     /// io_uring is missing or forbidden (ENOSYS, EPERM), or memory is.
-    pub fn new(image: &Image) -> io::Result<Self> {
+    pub fn new(files: &Files) -> io::Result<Self> {
         let ring = build(true).or_else(|_| build(false))?;
-        let mut files: Vec<RawFd> = vec![image.buffered().as_raw_fd()];
-        files.extend(image.direct().map(|fd| fd.as_raw_fd()));
+        let pair = |image: &Image| {
+            let buffered = image.buffered().as_raw_fd();
+            [buffered, image.direct().map_or(buffered, |fd| fd.as_raw_fd())]
+        };
+        let files: Vec<RawFd> = files.iter().flat_map(pair).collect();
         let submitter = ring.submitter();
         submitter.register_files(&files)?;
         // Bounded and unbounded workers; refused by kernels before 5.15, which then have their own limits.
@@ -84,7 +90,7 @@ impl Uring {
         ];
         submitter.register_restrictions(&mut allowed)?;
         submitter.register_enable_rings()?;
-        Ok(Self { ring, has_direct: image.direct().is_some(), under_way: 0 })
+        Ok(Self { ring, under_way: 0 })
     }
 
     /// Whether a completion can be taken, or one would be there after [`Uring::submit`]. Looks at memory only.
@@ -108,7 +114,7 @@ impl Uring {
     /// # Errors
     /// EAGAIN: the queue is full and the kernel would not take from it now. EOPNOTSUPP: not a job for a ring.
     pub unsafe fn push(&mut self, token: u64, job: &Job<'_>) -> Result<(), Errno> {
-        let entry = self.entry(job)?.user_data(token);
+        let entry = Self::entry(job)?.user_data(token);
         if self.ring.submission().is_full() {
             self.submit();
         }
@@ -118,43 +124,39 @@ impl Uring {
         Ok(())
     }
 
-    fn entry(&self, job: &Job<'_>) -> Result<squeue::Entry, Errno> {
+    fn entry(job: &Job<'_>) -> Result<squeue::Entry, Errno> {
         let entry = match *job {
             Job::Read { offset, data, path } => match data {
-                [one] => opcode::Read::new(self.file(path), one.as_ptr(), length(one)).offset(offset).build(),
-                many => opcode::Readv::new(self.file(path), IoSlice::as_iovecs(many), count(many))
+                [one] => opcode::Read::new(file(path), one.as_ptr(), length(one)).offset(offset).build(),
+                many => opcode::Readv::new(file(path), IoSlice::as_iovecs(many), count(many))
                     .offset(offset)
                     .build(),
             },
             Job::Write { offset, data, path, durable } => {
                 let flags = if durable { libc::RWF_DSYNC } else { 0 };
                 match data {
-                    [one] => opcode::Write::new(self.file(path), one.as_ptr(), length(one))
+                    [one] => opcode::Write::new(file(path), one.as_ptr(), length(one))
                         .offset(offset)
                         .rw_flags(flags)
                         .build(),
-                    many => opcode::Writev::new(self.file(path), IoSlice::as_iovecs(many), count(many))
+                    many => opcode::Writev::new(file(path), IoSlice::as_iovecs(many), count(many))
                         .offset(offset)
                         .rw_flags(flags)
                         .build(),
                 }
             }
-            Job::Sync => opcode::Fsync::new(BUFFERED).flags(types::FsyncFlags::DATASYNC).build(),
-            Job::Punch { offset, len } => opcode::Fallocate::new(BUFFERED, len)
+            Job::Sync => opcode::Fsync::new(OWN).flags(types::FsyncFlags::DATASYNC).build(),
+            Job::Punch { offset, len } => opcode::Fallocate::new(OWN, len)
                 .offset(offset)
                 .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
                 .build(),
-            Job::Zero { offset, len } => opcode::Fallocate::new(BUFFERED, len)
+            Job::Zero { offset, len } => opcode::Fallocate::new(OWN, len)
                 .offset(offset)
                 .mode(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
                 .build(),
             Job::Discard { .. } => return Err(Errno::EOPNOTSUPP),
         };
         Ok(entry)
-    }
-
-    fn file(&self, path: Path) -> types::Fixed {
-        if path == Path::Direct && self.has_direct { DIRECT } else { BUFFERED }
     }
 
     /// Shows the kernel what has been pushed, and lets it finish what waits for this thread. No system call if
@@ -223,8 +225,8 @@ impl UringPool {
     ///
     /// # Errors
     /// As [`Uring::new`].
-    pub fn new(image: &Image, queues: usize) -> io::Result<Self> {
-        (0..queues).map(|_| Uring::new(image)).collect::<io::Result<_>>().map(|rings| Self(Mutex::new(rings)))
+    pub fn new(files: &Files, queues: usize) -> io::Result<Self> {
+        (0..queues).map(|_| Uring::new(files)).collect::<io::Result<_>>().map(|rings| Self(Mutex::new(rings)))
     }
 
     /// Whether there is no ring, now.

@@ -65,7 +65,7 @@ pub enum ImageError {
         source: io::Error,
     },
     /// A qcow2 header in a file whose format was not stated.
-    #[error("{} begins like a qcow2 image and its format was not stated; say --format raw to serve these bytes as they are", path.display())]
+    #[error("{} begins like a qcow2 image and its format was not stated; say --format qcow2, or raw to serve these bytes as they are", path.display())]
     LooksLikeQcow2 {
         /// The image.
         path: PathBuf,

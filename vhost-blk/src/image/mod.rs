@@ -18,6 +18,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use error::ImageError;
 pub use geometry::Geometry;
@@ -34,6 +35,8 @@ pub enum Format {
     Auto,
     /// Raw because the caller says so.
     Raw,
+    /// See [`crate::layers`].
+    Qcow2,
 }
 
 /// How the page cache of the host takes part.
@@ -173,6 +176,14 @@ impl Image {
         (&mut &self.buffered).seek(SeekFrom::End(0))
     }
 
+    /// Fills `out` from the page cache's view of the image.
+    ///
+    /// # Errors
+    /// The file system's, or the end of the image.
+    pub fn read_at(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.buffered.read_exact_at(out, offset)
+    }
+
     /// Whether writes are refused.
     #[must_use]
     pub fn read_only(&self) -> bool {
@@ -202,6 +213,42 @@ impl Drop for Image {
     /// Whoever used it has drained what was under way, or would still hold it.
     fn drop(&mut self) {
         lock::release(&self.buffered);
+    }
+}
+
+/// The files of a disk, that of the disk itself first.
+#[derive(Debug)]
+pub struct Files(Vec<Arc<Image>>);
+
+impl Files {
+    /// At least one.
+    #[must_use]
+    pub fn new(files: Vec<Arc<Image>>) -> Self {
+        Self(files)
+    }
+
+    /// A disk of one file.
+    #[must_use]
+    pub fn one(image: Image) -> Self {
+        Self(vec![Arc::new(image)])
+    }
+
+    /// One of them.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, node: usize) -> Option<&Image> {
+        self.0.get(node).map(Arc::as_ref)
+    }
+
+    /// The disk's own.
+    #[must_use]
+    pub fn own(&self) -> Option<Arc<Image>> {
+        self.0.first().cloned()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Image> {
+        self.0.iter().map(Arc::as_ref)
     }
 }
 

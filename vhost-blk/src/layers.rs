@@ -1,0 +1,287 @@
+//! A disk made of layers: a qcow2 image and the chain of images behind it.
+//!
+//! The imago crate knows the format; this module decides which files it may have, and when what it says about
+//! them may be remembered. Called by `main` (open), by each queue ([`Mapper`]) and its [`lane`].
+//!
+//! Most requests never meet imago: where a piece of the disk lies as it is in one of the files, the queue
+//! remembers that and goes to the file itself, as with a raw image. What takes more (allocating, decompressing,
+//! reading the tables) goes to a thread of its own.
+//!
+//! ```text
+//!   queue --remembered?--yes--> file (engine)
+//!     |no                          ^
+//!     v                            | where it lies
+//!   lane --imago--> tables, data --+--> or: done
+//! ```
+//!
+//! Refuses images whose header asks for what a guest or a stranger could abuse: a backing file without a stated
+//! format, an external data file, a chain of more than [`MAX_LAYERS`].
+
+pub mod lane;
+mod mapper;
+mod node;
+
+#[cfg(test)]
+#[path = "layers_test.rs"]
+mod layers_test;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use imago::qcow2::Qcow2;
+use imago::raw::Raw;
+use imago::{FormatAccess, Mapping};
+
+use crate::image::{Files, Format, Image, ImageError, ImageOptions};
+pub use mapper::{Mapper, Place};
+use node::Node;
+
+/// Most images in a chain.
+pub const MAX_LAYERS: usize = 16;
+/// Pieces of the disk are remembered in this size, or the cluster size if that is smaller.
+const GRANULE: u64 = 64 << 10;
+/// Version counters; a piece of the disk shares one with others.
+const VERSIONS: usize = 1024;
+
+/// Why layers cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LayersError {
+    /// One of the files cannot be opened.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The chain is too long, or goes in a circle.
+    #[error("{}: more than {MAX_LAYERS} images behind one another", .0.display())]
+    TooDeep(PathBuf),
+    /// The header does not say what the backing file is.
+    #[error("{}: its header does not state the format of its backing file; `qemu-img rebase -u -F FORMAT -b FILE` writes it", .0.display())]
+    NoBackingFormat(PathBuf),
+    /// A format nobody can read here.
+    #[error("{}: a backing file of format {format:?}; raw and qcow2 are known", path.display())]
+    BackingFormat {
+        /// The image whose header says so.
+        path: PathBuf,
+        /// What it says.
+        format: String,
+    },
+    /// The data is in another file.
+    #[error("{}: images with an external data file are not served", .0.display())]
+    ExternalData(PathBuf),
+    /// Not a qcow2 image, or one that is broken.
+    #[error("{}: cannot be read as qcow2", path.display())]
+    Format {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An open chain.
+#[derive(Debug)]
+pub struct Layers {
+    access: FormatAccess<Node>,
+    granule: u64,
+    /// Moved on whenever what was remembered of a piece is no longer so.
+    versions: Box<[AtomicU32]>,
+    gate: Gate,
+}
+
+impl Layers {
+    /// Opens the image and everything behind it. The files come back too, the image's own first.
+    ///
+    /// # Errors
+    /// [`LayersError`], naming the file.
+    pub fn open(options: &ImageOptions, queues: usize) -> Result<(Files, Self), LayersError> {
+        let mut files = Vec::new();
+        // The outer file is served as it is, and read as qcow2.
+        let outer = ImageOptions { format: Format::Raw, ..options.clone() };
+        let (access, cluster) = open_qcow2(&outer, &mut files)?;
+        let layers = Self {
+            access,
+            granule: cluster.min(GRANULE),
+            versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
+            gate: Gate {
+                closed: AtomicUsize::new(0),
+                passing: (0..queues).map(|_| AtomicUsize::new(0)).collect(),
+            },
+        };
+        Ok((Files::new(files), layers))
+    }
+
+    /// Size of the disk in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.access.size()
+    }
+
+    /// Makes the disk larger.
+    ///
+    /// # Errors
+    /// imago's.
+    pub fn grow(&self, bytes: u64) -> std::io::Result<u64> {
+        self.access.resize_grow(bytes, imago::format::PreallocateMode::None)?;
+        self.access.flush()?;
+        Ok(self.access.size())
+    }
+
+    /// Where requests that go to the files directly are counted.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn version(&self, granule: u64) -> &AtomicU32 {
+        static NONE: AtomicU32 = AtomicU32::new(0);
+        self.versions.get(granule as usize % VERSIONS).unwrap_or(&NONE)
+    }
+
+    /// What was remembered of these bytes is no longer so.
+    fn forget(&self, offset: u64, len: u64) {
+        let (first, last) = (offset / self.granule, offset.saturating_add(len).div_ceil(self.granule));
+        // Each counter once is enough, however long the range.
+        for granule in first..last.min(first + VERSIONS as u64) {
+            self.version(granule).fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Opens one qcow2 image and, recursively, what is behind it; gives its cluster size as well.
+fn open_qcow2(
+    options: &ImageOptions,
+    files: &mut Vec<Arc<Image>>,
+) -> Result<(FormatAccess<Node>, u64), LayersError> {
+    let (node, image) = open_node(options, files)?;
+    let path = image.path();
+    let broken = |source| LayersError::Format { path: path.to_owned(), source };
+    let cluster = cluster_size(&image).map_err(broken)?;
+    let mut qcow2 =
+        Qcow2::<Node, Arc<FormatAccess<Node>>>::open_image(node, !options.read_only).map_err(broken)?;
+    if qcow2.requires_external_data_file() {
+        return Err(LayersError::ExternalData(path.to_owned()));
+    }
+    let backing = match (qcow2.implicit_backing_file(), qcow2.implicit_backing_format()) {
+        (None, _) => None,
+        (Some(_), None) => return Err(LayersError::NoBackingFormat(path.to_owned())),
+        (Some(file), Some(format)) => {
+            let options = ImageOptions {
+                path: beside(path, Path::new(file)),
+                read_only: true,
+                format: Format::Raw,
+                cache: options.cache,
+            };
+            Some(match format.as_str() {
+                "qcow2" => open_qcow2(&options, files)?.0,
+                "raw" | "file" => {
+                    let (node, image) = open_node(&options, files)?;
+                    let broken = |source| LayersError::Format { path: image.path().to_owned(), source };
+                    FormatAccess::new(Raw::open_image(node, false).map_err(broken)?)
+                }
+                other => {
+                    return Err(LayersError::BackingFormat {
+                        path: path.to_owned(),
+                        format: other.to_owned(),
+                    });
+                }
+            })
+        }
+    };
+    qcow2.set_backing(backing.map(Arc::new));
+    Ok((FormatAccess::new(qcow2), cluster))
+}
+
+fn open_node(options: &ImageOptions, files: &mut Vec<Arc<Image>>) -> Result<(Node, Arc<Image>), LayersError> {
+    if files.len() >= MAX_LAYERS {
+        return Err(LayersError::TooDeep(options.path.clone()));
+    }
+    let image = Arc::new(Image::open(options)?);
+    files.push(Arc::clone(&image));
+    Ok((Node::new(files.len() - 1, Arc::clone(&image)), image))
+}
+
+/// A name in a header is relative to the image it is in.
+fn beside(image: &Path, name: &Path) -> PathBuf {
+    match image.parent() {
+        Some(folder) if name.is_relative() => folder.join(name),
+        _ => name.to_owned(),
+    }
+}
+
+/// Bytes 20 to 23 of the header: the logarithm of the cluster size, big-endian.
+fn cluster_size(image: &Image) -> std::io::Result<u64> {
+    let mut header = [0; 24];
+    image.read_at(&mut header, 0)?;
+    let [.., b3, b2, b1, b0] = header;
+    match u32::from_be_bytes([b3, b2, b1, b0]) {
+        bits @ 9..=21 => Ok(1 << bits),
+        _ => Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "its header is not that of a qcow2 image",
+        )),
+    }
+}
+
+/// Keeps requests that go straight to a file away from the moments in which imago gives clusters back: a write
+/// that is still under way to a cluster which by then belongs to something else, a table perhaps, would destroy
+/// it. Costs a queue a store and a load per request; closing it waits for the requests under way.
+#[derive(Debug)]
+pub struct Gate {
+    closed: AtomicUsize,
+    /// By queue: requests under way to a file. Only the queue's thread writes it.
+    passing: Box<[AtomicUsize]>,
+}
+
+impl Gate {
+    /// Counts one more, unless the gate is closed.
+    #[inline]
+    pub fn enter(&self, queue: u16) -> bool {
+        let Some(passing) = self.passing.get(usize::from(queue)) else { return false };
+        let now = passing.load(Ordering::Relaxed);
+        // Sequentially consistent with `closed`: either this is seen there, or the gate is seen closed here.
+        passing.store(now + 1, Ordering::SeqCst);
+        if self.closed.load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        passing.store(now, Ordering::Release);
+        false
+    }
+
+    /// Counts one less.
+    #[inline]
+    pub fn leave(&self, queue: u16) {
+        if let Some(passing) = self.passing.get(usize::from(queue)) {
+            passing.store(passing.load(Ordering::Relaxed).saturating_sub(1), Ordering::Release);
+        }
+    }
+
+    /// Counts nothing any more for a queue that has ended.
+    pub fn reset(&self, queue: u16) {
+        if let Some(passing) = self.passing.get(usize::from(queue)) {
+            passing.store(0, Ordering::Release);
+        }
+    }
+
+    /// Does something while nothing passes. Several may, at the same time.
+    fn while_closed<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+        while self.passing.iter().any(|passing| passing.load(Ordering::SeqCst) > 0) {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        let result = action();
+        self.closed.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+}
+
+/// Where imago says a piece lies, in our terms.
+fn place(mapping: &Mapping<'_, Node>) -> Option<Place> {
+    match mapping {
+        Mapping::Raw { storage, offset, writable, .. } => {
+            Some(Place::File { node: storage.index(), offset: *offset, writable: *writable })
+        }
+        Mapping::Zero { .. } => Some(Place::Zero),
+        _ => None,
+    }
+}
