@@ -31,7 +31,7 @@ fn tables(facts: &Facts) -> BTreeMap<String, Vec<u8>> {
         bytes
     };
     let table = |at: u64| {
-        assert!(layout::ACPI.contains(&at) && at % 16 == 0, "{at:#x}");
+        assert!(layout::ACPI.contains(&at) && at.is_multiple_of(16), "{at:#x}");
         let len = u32_at(&read(at, 36), 4) as usize;
         let bytes = read(at, len);
         assert_eq!(sum(&bytes), 0, "checksum of the table at {at:#x}");

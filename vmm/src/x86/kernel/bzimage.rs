@@ -67,7 +67,7 @@ impl BzImage {
         let load =
             if header.relocatable_kernel == 0 { u64::from(header.code32_start) } else { header.pref_address };
         let align = u64::from(header.kernel_alignment);
-        if load < HIMEM || load >= 1 << 32 || (align != 0 && !load.is_multiple_of(align)) {
+        if !(HIMEM..1 << 32).contains(&load) || (align != 0 && !load.is_multiple_of(align)) {
             return bad("its load address is not between 1 MiB and 4 GiB, or not aligned");
         }
         Ok(Self { header, code, load })
