@@ -51,7 +51,7 @@ impl Model {
         let range = sector * SECTOR..(sector + len) * SECTOR;
         let place = self.bytes.get_mut(range.clone()).unwrap();
         match round % 8 {
-            0 | 1 | 2 => {
+            0..=2 => {
                 place.copy_from_slice(&pattern(round + 1, len * SECTOR));
                 assert_eq!(self.disk.write(sector as u64, &pattern(round + 1, len * SECTOR)), OK);
             }

@@ -5,7 +5,7 @@
 //! in order, as many as there are at a time; what they changed in imago's tables is handed to the kernel before
 //! the first of them is answered, so that a process that is killed loses nothing it has confirmed.
 //!
-//! Guest data is copied through a buffer of at most [`CHUNK`] bytes: imago wants slices, which memory that
+//! Guest data is copied through a buffer of at most `CHUNK` bytes: imago wants slices, which memory that
 //! a guest may change at any time cannot be.
 
 use std::io;
