@@ -9,7 +9,7 @@ use crate::sys::{self, CapabilitySets};
 const END: libc::c_ulong = 64;
 
 /// Empties the bounding, ambient, effective, permitted and inheritable set and locks the rules by which a program
-/// could gain some again. Needs CAP_SETPCAP, which [`crate::isolate`] gives in the new user namespace.
+/// could gain some again. Needs CAP_SETPCAP, which [`crate::isolate()`] gives in the new user namespace.
 pub(crate) fn drop_all() -> Result<(), SandboxError> {
     for capability in 0..END {
         match sys::prctl(libc::PR_CAPBSET_DROP, capability) {

@@ -1,7 +1,7 @@
 //! The sandbox every Strata process that guest bytes reach lives in.
 //!
 //! Owns: everything a process gives up before it serves a guest. Called by `vmm`, `vhost-blk` and `vhost-net`,
-//! each at the same two points of its `main`; `strata` calls [`audit`] to show what is in force.
+//! each at the same two points of its `main`; `strata` calls [`audit()`] to show what is in force.
 //!
 //! ```text
 //!   close_inherited          open files, taps, sockets, /dev/kvm       create memory, rings, VM       serve
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Both steps need a process with one thread; what belongs to one process only (a KVM virtual machine, an io_uring,
-//! timers, threads, a tokio runtime) is made after [`isolate`], because the process that goes on is its child.
+//! timers, threads, a tokio runtime) is made after [`isolate()`], because the process that goes on is its child.
 //! Descriptors, blocked signals and open-file-description locks survive it.
 //!
 //! Refuses: to run half. Every step that fails is an error that says which and what to do about it; only Landlock,
@@ -87,7 +87,7 @@ impl std::str::FromStr for Namespaces {
     }
 }
 
-/// What [`isolate`] is asked for.
+/// What [`isolate()`] is asked for.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// The program.
@@ -111,11 +111,11 @@ pub struct Spec {
 /// Who makes the namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Namespaces {
-    /// [`isolate`] does, and the process becomes its child.
+    /// [`isolate()`] does, and the process becomes its child.
     #[default]
     Own,
     /// Whoever started the process did, as a service manager does from a unit's directives: an unprivileged user,
-    /// no_new_privs, and mounts, network and users of its own as the unit says. [`isolate`] then only checks the
+    /// no_new_privs, and mounts, network and users of its own as the unit says. [`isolate()`] then only checks the
     /// first two and stays in this process; [`Isolated::lock`] keeps Landlock, limits, capabilities and the filter.
     Given,
 }

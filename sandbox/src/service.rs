@@ -59,7 +59,7 @@ pub struct Notify(Option<UnixDatagram>);
 
 impl Notify {
     /// Connects to `NOTIFY_SOCKET`; without one, what is said goes nowhere. Call it after
-    /// [`crate::close_inherited`] and before [`crate::isolate`].
+    /// [`crate::close_inherited`] and before [`crate::isolate()`].
     #[must_use]
     pub fn from_environment() -> Self {
         let Some(address) = std::env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty()) else {

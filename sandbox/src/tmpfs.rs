@@ -25,7 +25,7 @@ enum TmpfsError {
 
 /// A file of `size` bytes, readable and writable, on a tmpfs of its own with `huge=always`.
 ///
-/// Works inside [`crate::isolate`], or as root outside of it. `size` should be a multiple of the huge page size.
+/// Works inside [`crate::isolate()`], or as root outside of it. `size` should be a multiple of the huge page size.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] if the kernel has no huge pages for tmpfs: the caller decides what to do instead.
