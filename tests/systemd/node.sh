@@ -11,6 +11,7 @@ outer=$!
 failed=0 pid=
 end() { [ -z "$pid" ] || kill -KILL "$pid" 2> /dev/null; wait "$outer" 2> /dev/null; rmdir "$folder"; rm -f "$folder.log"; }
 trap end EXIT
+trap 'exit 1' INT TERM HUP
 
 # until SECONDS COMMAND...: waits for a condition.
 until_() { left=$(($1 * 5)); shift
@@ -35,6 +36,8 @@ root=/proc/$pid/root
 cp "$package" "$root/tmp/strata.deb"
 what "the package installs" in_ dpkg --force-depends --force-confnew -i /tmp/strata.deb
 what "it makes the accounts" in_ id strata-blk
+# udev's rule, which came before the group did.
+[ ! -e "$root/dev/kvm" ] || in_ chgrp kvm /dev/kvm
 what "systemd understands the units as installed" in_ systemd-analyze verify --man=no strata-vm@web.service strata.target
 
 in_ ip tuntap add tap-web mode tap group strata-net
