@@ -34,7 +34,7 @@ echo "ok systemd $(in_ systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/
 root=/proc/$pid/root
 
 cp "$package" "$root/tmp/strata.deb"
-what "the package installs" in_ dpkg --force-depends --force-confnew -i /tmp/strata.deb
+what "the package installs" in_ dpkg --force-depends --no-triggers -i /tmp/strata.deb
 what "it makes the accounts" in_ id strata-blk
 # udev's rule, which came before the group did.
 [ ! -e "$root/dev/kvm" ] || in_ chgrp kvm /dev/kvm
@@ -106,7 +106,7 @@ else
     done
     echo "disk killed or restarted $n times, $(count "$vm" equal) rounds of verified input and output, $(count "$vm" DIFFERENT) different, $(count "$vm" 'I/O error') errors"
     what "no round differed" sh -c "! nsenter -t $pid -a journalctl -q -o cat -u $vm | grep -q 'DIFFERENT\|I/O error'"
-    what "an upgrade restarts the disk in place" in_ dpkg --force-depends --force-confnew -i /tmp/strata.deb
+    what "an upgrade restarts the disk in place" in_ dpkg --force-depends --no-triggers -i /tmp/strata.deb
     before=$(count "$vm" equal)
     what "and the guest goes on" until_ 60 more
     what "stop presses the power button" in_ systemctl stop "$vm"
@@ -114,6 +114,6 @@ else
     what "the machine ended well" sh -c "nsenter -t $pid -a systemctl show -P Result $vm | grep -qx success"
     what "its disk and NIC went with it" until_ 20 inactive "$disk.service" "$disk.socket" "$nic.service"
 fi
-if [ $failed = 0 ]; then what "nothing of it is left when it is purged" in_ dpkg --purge strata; fi
+if [ $failed = 0 ]; then what "nothing of it is left when it is purged" in_ dpkg --no-triggers --purge strata; fi
 if [ $failed != 0 ]; then in_ journalctl --no-pager -q -n 80 | cat; fi
 exit $failed
