@@ -152,3 +152,22 @@ fn a_guest_that_never_exits_can_be_stopped_and_started() {
     gate.end();
     assert_eq!(thread.join().unwrap(), End::SentHome);
 }
+
+#[test]
+fn the_code_at_the_reset_vector_resets() {
+    use crate::legacy::power::Power;
+    use crate::machine::Event;
+    use crate::x86::{boot, layout};
+    let Some(mut guest) = guest(&boot::reset_code()) else { return };
+    let (sender, events) = std::sync::mpsc::channel();
+    let gate = Arc::new(open_gate());
+    let mut spaces = Spaces::default();
+    spaces.ports.attach(layout::PM_PORT.into(), 3, Box::new(Power::new(Arc::clone(&gate), sender))).unwrap();
+    let thread = thread::spawn({
+        let gate = Arc::clone(&gate);
+        move || run(&mut guest.vcpu, &spaces, &gate, &Exits::default())
+    });
+    assert!(matches!(events.recv_timeout(LONG), Ok(Event::Reset)));
+    gate.end();
+    assert_eq!(thread.join().unwrap(), End::SentHome);
+}

@@ -10,6 +10,7 @@ use strata_virtio::memory::{Memory, MemoryError};
 use super::kernel::{Entry, Kernel, KernelError, Source};
 use super::layout::{self, MapEntry};
 use super::paging::{self, Mode};
+use crate::legacy::power;
 
 const PAGE: u64 = 4096;
 /// `KERNEL_BOOT_FLAG_MAGIC` and the loader type "undefined" (boot.rst, type_of_loader).
@@ -118,6 +119,7 @@ impl Payload {
         };
         memory.write_at(layout::CMDLINE, self.cmdline.as_bytes())?;
         memory.write_at(layout::CMDLINE + self.cmdline.len() as u64, &[0])?;
+        memory.write_at(layout::RESET_VECTOR, &reset_code())?;
         let map = layout::memory_map(size);
         match self.kernel.load(memory)? {
             Entry::Linux64 { rip, header } => {
@@ -147,6 +149,14 @@ impl Payload {
         params.hdr.ramdisk_image = initrd as u32;
         params.hdr.ramdisk_size = initrd_size as u32;
     }
+}
+
+/// Real-mode code that resets the machine, as firmware does at its entry: a kernel told to reboot "by BIOS", or that
+/// knows no other way, jumps there.
+pub(crate) fn reset_code() -> [u8; 9] {
+    let [low, high] = (layout::PM_PORT + power::RESET).to_le_bytes();
+    // mov dx, port; mov al, value; out dx, al; again: hlt; jmp again
+    [0xba, low, high, 0xb0, power::RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd]
 }
 
 fn fill_e820(params: &mut boot_params, map: &[MapEntry]) {

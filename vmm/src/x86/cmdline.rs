@@ -18,7 +18,7 @@ struct Addition {
 }
 
 /// Each with its reason.
-const ADDITIONS: [Addition; 4] = [
+const ADDITIONS: [Addition; 5] = [
     // Something has to show the boot messages; nothing does if no console is named and there is no VGA.
     Addition { word: "console=hvc0", wanted: |facts| facts.console && !facts.serial },
     Addition { word: "console=ttyS0", wanted: |facts| facts.serial },
@@ -26,6 +26,8 @@ const ADDITIONS: [Addition; 4] = [
     Addition { word: "8250.nr_uarts=0", wanted: |facts| !facts.serial },
     // The kernel otherwise looks for chipset quirks on 32 devices through ports that are not there: 64 port exits.
     Addition { word: "pci=noearly", wanted: |_| true },
+    // Linux takes hardware-reduced ACPI for a machine with EFI and would not use our reset register.
+    Addition { word: "reboot=acpi", wanted: |_| true },
 ];
 
 /// A command line that does not fit.

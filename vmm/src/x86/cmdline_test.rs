@@ -5,14 +5,20 @@ const SERIAL: Facts = Facts { console: false, serial: true };
 
 #[test]
 fn additions_come_first_and_depend_on_the_machine() {
-    assert_eq!(complete("quiet", CONSOLE, 2047).unwrap(), "console=hvc0 8250.nr_uarts=0 pci=noearly quiet");
-    assert_eq!(complete("", SERIAL, 2047).unwrap(), "console=ttyS0 pci=noearly");
-    assert_eq!(complete("a -- b", CONSOLE, 2047).unwrap(), "console=hvc0 8250.nr_uarts=0 pci=noearly a -- b");
+    assert_eq!(
+        complete("quiet", CONSOLE, 2047).unwrap(),
+        "console=hvc0 8250.nr_uarts=0 pci=noearly reboot=acpi quiet"
+    );
+    assert_eq!(complete("", SERIAL, 2047).unwrap(), "console=ttyS0 pci=noearly reboot=acpi");
+    assert_eq!(
+        complete("a -- b", CONSOLE, 2047).unwrap(),
+        "console=hvc0 8250.nr_uarts=0 pci=noearly reboot=acpi a -- b"
+    );
 }
 
 #[test]
 fn what_the_user_set_stays() {
-    let user = "console=tty0 8250.nr-uarts=2 pci=nomsi";
+    let user = "console=tty0 8250.nr-uarts=2 pci=nomsi reboot=t";
     assert_eq!(complete(user, CONSOLE, 2047).unwrap(), user);
     // After `--` it is init's word, not the kernel's.
     assert!(complete("-- console=x", CONSOLE, 2047).unwrap().starts_with("console=hvc0 "));
@@ -21,9 +27,9 @@ fn what_the_user_set_stays() {
 
 #[test]
 fn a_line_the_kernel_would_cut_is_refused() {
-    let user = "x".repeat(2020);
+    let user = "x".repeat(2010);
     let error = complete(&user, CONSOLE, 2047).unwrap_err();
-    assert_eq!(error, TooLong { length: 2061, added: 41, limit: 2047 });
+    assert_eq!(error, TooLong { length: 2063, added: 53, limit: 2047 });
     assert!(complete(&user, SERIAL, 2047).is_ok());
 }
 

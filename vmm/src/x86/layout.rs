@@ -36,7 +36,9 @@ pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const CMDLINE: u64 = 0x20000;
 /// ACPI tables, where a kernel that is told nothing looks for them (ACPI 6.4, 5.2.5.1).
-pub const ACPI: Range<u64> = 0xe_0000..0x10_0000;
+pub const ACPI: Range<u64> = 0xe_0000..RESET_VECTOR;
+/// Where a PC begins in real mode: F000:FFF0. What lies here resets the machine.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM from here to 1 MiB is not used: a kernel expects video memory and ROMs there.
 pub const LEGACY_HOLE: u64 = 0xa_0000;
 /// The first byte above 1 MiB.
@@ -92,7 +94,7 @@ pub fn memory_map(size: u64) -> Vec<MapEntry> {
     let (low, high) = split(size);
     let mut map = vec![
         MapEntry { start: 0, size: LEGACY_HOLE, kind: MapKind::Ram },
-        MapEntry { start: ACPI.start, size: ACPI.end - ACPI.start, kind: MapKind::Acpi },
+        MapEntry { start: ACPI.start, size: HIMEM - ACPI.start, kind: MapKind::Acpi },
         MapEntry { start: HIMEM, size: low.saturating_sub(HIMEM), kind: MapKind::Ram },
         // Linux uses ECAM only where the map has it reserved (PCI Firmware 3.3, 4.1.2).
         MapEntry { start: ECAM, size: ECAM_SIZE, kind: MapKind::Reserved },
