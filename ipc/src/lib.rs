@@ -6,6 +6,7 @@
 //! `serve`; the command and tests use `Client`. Refuses: malformed bytes (the connection is closed), unknown
 //! methods (`org.varlink.service.MethodNotFound`), descriptors from clients (closed unseen).
 
+pub mod blocking;
 mod client;
 mod guard;
 mod interface;

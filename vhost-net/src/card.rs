@@ -10,6 +10,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use strata_virtio::limit::Throttle;
 use strata_virtio::session::ConfigChange;
 
 use crate::config::Space;
@@ -161,6 +162,33 @@ impl Card {
         self.change.notify();
     }
 
+    /// Asks the driver to announce itself to the switches on the way, as after a move of its cable. False if it
+    /// cannot be asked.
+    pub fn announce(&self) -> bool {
+        {
+            let mut state = self.state();
+            if state.features & feature::GUEST_ANNOUNCE == 0 || !self.link.load(Ordering::Relaxed) {
+                return false;
+            }
+            state.announce = true;
+        }
+        self.change.notify()
+    }
+
+    /// Queue pairs that are in use.
+    #[must_use]
+    pub fn active_pairs(&self) -> usize {
+        let state = self.state();
+        let used = if state.control { usize::from(state.pairs) } else { usize::MAX };
+        state.started.iter().take(used).filter(|started| **started).count()
+    }
+
+    /// The features the driver accepted; 0 while there is none.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.state().features
+    }
+
     /// The driver is gone: everything as it was in the beginning. The queues are stopped.
     pub fn reset(&self) {
         let mut state = self.state();
@@ -212,9 +240,7 @@ impl Card {
         for (pair, &started) in state.started.iter().enumerate().skip(1) {
             // A frontend that keeps the control queue to itself starts and stops rings instead.
             let used = !state.control || pair < usize::from(state.pairs);
-            if let Err(error) = self.tap.set_attached(pair, started && used) {
-                tracing::warn!(%error, pair, "the tap's queue stays as it is");
-            }
+            tell("told which of its queues are used", self.tap.set_attached(pair, started && used));
         }
     }
 
@@ -322,7 +348,11 @@ fn compile(state: &State) -> Option<Filter> {
 
 /// A setting without which frames still flow.
 fn tell(what: &'static str, result: io::Result<()>) {
-    if let Err(error) = result {
+    // A frontend that comes and goes, or a driver that resets its card, makes such lines.
+    static REFUSED: Throttle = Throttle::new(5, 60);
+    if let Err(error) = result
+        && REFUSED.allow()
+    {
         tracing::warn!(%error, "the tap cannot be {what}");
     }
 }

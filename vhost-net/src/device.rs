@@ -17,7 +17,7 @@ use std::sync::Arc;
 use strata_virtio::device::{Device, Identity, QueueSetup, QueueState, StartError};
 use strata_virtio::poller::PollLimit;
 use strata_virtio::session::ConfigChange;
-use strata_virtio::vring::{QueueStats, Vring};
+use strata_virtio::vring::Vring;
 use strata_virtio::worker::{Options, Worker};
 
 use crate::batch::Batch;
@@ -28,7 +28,7 @@ use crate::features;
 use crate::mac::Mac;
 use crate::pair::Pair;
 use crate::rx::Rx;
-use crate::stats::{RxStats, TxStats};
+use crate::stats::PairStats;
 use crate::tap::Tap;
 use crate::tx::Tx;
 
@@ -50,15 +50,6 @@ pub struct Tuning {
     pub plain: bool,
 }
 
-/// What a pair has counted since the device was made.
-#[derive(Debug, Clone, Default)]
-pub struct PairStats {
-    /// Towards the guest.
-    pub rx: Arc<RxStats>,
-    /// From the guest.
-    pub tx: Arc<TxStats>,
-}
-
 /// The device.
 #[derive(Debug)]
 pub struct Net {
@@ -68,8 +59,6 @@ pub struct Net {
     tuning: Tuning,
     pairs: Vec<Slot>,
     stats: Vec<PairStats>,
-    /// Of each queue, since it was last started.
-    rings: Vec<Option<Arc<QueueStats>>>,
     control: Option<Worker<Control>>,
 }
 
@@ -103,7 +92,6 @@ impl Net {
         }
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(count)];
         queue_sizes.push(CONTROL_SIZE);
-        let rings = vec![None; queue_sizes.len()];
         let identity = Identity {
             device_id: NETWORK,
             features: features::offered(count, tap.uso(), tap.mtu().is_some()),
@@ -112,7 +100,7 @@ impl Net {
         };
         let stats = (0..count).map(|_| PairStats::default()).collect();
         let card = Arc::new(Card::new(Arc::new(tap), mac, change));
-        Ok(Self { identity, card, features: 0, tuning, pairs, stats, rings, control: None })
+        Ok(Self { identity, card, features: 0, tuning, pairs, stats, control: None })
     }
 
     /// The card, for whoever plugs its cable.
@@ -125,12 +113,6 @@ impl Net {
     #[must_use]
     pub fn stats(&self) -> &[PairStats] {
         &self.stats
-    }
-
-    /// Each queue's ring counters since it was last started.
-    #[must_use]
-    pub fn rings(&self) -> &[Option<Arc<QueueStats>>] {
-        &self.rings
     }
 
     fn place(&self, index: u16) -> Option<Place> {
@@ -159,7 +141,7 @@ impl Net {
                 name: format!("pair{at}"),
                 cpu: self.tuning.cpus.get(at).copied(),
                 poll: self.tuning.poll,
-                ..Options::default()
+                stats: self.stats.get(at).map(|stats| Arc::clone(&stats.thread)).unwrap_or_default(),
             };
             Slot::Running(Worker::spawn(pair, options)?)
         } else {
@@ -198,19 +180,16 @@ impl Device for Net {
         let place = self.place(index).ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
         let features = setup.features;
         let vring = Vring::new(setup)?;
-        if let Some(slot) = self.rings.get_mut(usize::from(index)) {
-            *slot = Some(Arc::clone(vring.stats()));
-        }
         match place {
             Place::Receive(pair) => {
-                let stats = self.stats.get(pair).map(|s| Arc::clone(&s.rx)).unwrap_or_default();
-                let rx = Rx::new(vring, features, self.card.vlan(), stats);
+                let PairStats { rx, rx_ring, .. } = self.stats.get(pair).cloned().unwrap_or_default();
+                let rx = Rx::new(vring.counting_in(rx_ring), features, self.card.vlan(), rx);
                 self.with_pair(pair, |pair| pair.rx = Some(Box::new(rx))).map_err(refused)?;
                 self.card.set_started(pair, true);
             }
             Place::Transmit(pair) => {
-                let stats = self.stats.get(pair).map(|s| Arc::clone(&s.tx)).unwrap_or_default();
-                let tx = Tx::new(vring, features, self.card.link(), stats);
+                let PairStats { tx, tx_ring, .. } = self.stats.get(pair).cloned().unwrap_or_default();
+                let tx = Tx::new(vring.counting_in(tx_ring), features, self.card.link(), tx);
                 self.with_pair(pair, |pair| pair.tx = Some(Box::new(tx))).map_err(refused)?;
             }
             Place::Control => {

@@ -19,6 +19,7 @@ pub mod host;
 pub mod mac;
 pub mod pair;
 pub mod rx;
+pub mod service;
 pub mod stats;
 pub mod tap;
 pub mod tx;

@@ -18,6 +18,7 @@ use options::Options;
 use strata_sandbox::{Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end};
 use strata_vhost_net::device::Net;
 use strata_vhost_net::mac::Mac;
+use strata_vhost_net::service::Nic;
 use strata_vhost_net::tap::Tap;
 use strata_virtio::session::{ConfigChange, Endpoint, serve};
 
@@ -56,8 +57,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let fd = socket(options)?;
-    let kept: Vec<i32> = options.tap_fd.iter().copied().chain(fd).collect();
-    close_inherited(&kept);
+    close_inherited(&options.kept(fd));
     let notify = Notify::from_environment();
     let sandboxed = !options.no_sandbox;
     let tap = match &options.tap {
@@ -75,6 +75,13 @@ fn run(options: &Options) -> anyhow::Result<()> {
         }
         (None, None) => anyhow::bail!("LISTEN_FDS is set, but no socket was passed to this process"),
     };
+    let control = match options.control_fd {
+        Some(fd) => match Endpoint::inherit(fd)? {
+            Endpoint::Listener(listener) => Some(listener),
+            Endpoint::Stream(_) => anyhow::bail!("--control-fd {fd}: not a listening socket"),
+        },
+        None => None,
+    };
     let isolated = if sandboxed {
         Some(isolate(Spec { namespaces: options.namespaces, ..Spec::new(Role::Net) })?)
     } else {
@@ -89,6 +96,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let mut device = Net::new(tap, mac, options.tuning(), change.clone()).context("making the device")?;
     if let Some(isolated) = isolated {
         isolated.lock()?;
+    }
+    if let Some(listener) = control {
+        strata_ipc::blocking::spawn(listener, Nic::new(&device)).context("a thread for control")?;
     }
     notify.ready(&status);
     let served = serve(endpoint, &mut device, &stop, &change);
@@ -143,9 +153,12 @@ fn termination() -> anyhow::Result<SignalFd> {
 /// One line per pair with everything that was counted.
 fn report(device: &Net) {
     for (pair, stats) in device.stats().iter().enumerate() {
-        let counters = stats.rx.list().into_iter().chain(stats.tx.list());
-        let text: Vec<String> =
-            counters.filter(|(_, value)| *value > 0).map(|(name, value)| format!("{name} {value}")).collect();
+        let text: Vec<String> = stats
+            .list()
+            .into_iter()
+            .filter(|(_, value)| *value > 0)
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
         if !text.is_empty() {
             tracing::info!("pair {pair}: {}", text.join(", "));
         }

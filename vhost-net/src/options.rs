@@ -30,6 +30,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) fd: Option<i32>,
 
+    /// Descriptor of a listening socket for control (Varlink, io.strata.Net)
+    #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) control_fd: Option<i32>,
+
     /// The tap, by its name
     #[arg(long, value_name = "NAME", required_unless_present_any = ["print_capabilities", "tap_fd"])]
     pub(crate) tap: Option<String>,
@@ -90,9 +94,14 @@ impl Options {
         }
     }
 
+    /// The descriptors that stay open, the socket's among them.
+    pub(crate) fn kept(&self, socket: Option<i32>) -> Vec<i32> {
+        self.tap_fd.iter().copied().chain(socket).chain(self.control_fd).collect()
+    }
+
     /// A descriptor that was named twice.
     pub(crate) fn repeated(&self) -> Option<i32> {
-        let mut all: Vec<i32> = self.tap_fd.iter().copied().chain(self.fd).collect();
+        let mut all = self.kept(self.fd);
         all.sort_unstable();
         all.windows(2).find_map(|pair| match pair {
             [a, b] if a == b => Some(*a),

@@ -24,7 +24,6 @@ fn lines_that_are_wrong() {
     for line in [
         "",
         "--socket-path /run/s",
-        "--tap tap0",
         "--socket-path /run/s --fd 3 --tap tap0",
         "--fd 3 --tap tap0 --tap-fd 4",
         "--fd -1 --tap tap0",
@@ -44,4 +43,6 @@ fn lines_that_are_wrong() {
 fn a_descriptor_has_one_use() {
     assert_eq!(parse("--fd 3 --tap-fd 4,5,4").unwrap().repeated(), Some(4));
     assert_eq!(parse("--fd 3 --tap-fd 4,3").unwrap().repeated(), Some(3));
+    assert_eq!(parse("--fd 3 --tap t --control-fd 3").unwrap().repeated(), Some(3));
+    assert_eq!(parse("--fd 3 --tap t --control-fd 4").unwrap().kept(Some(9)), [9, 4]);
 }

@@ -2,7 +2,11 @@
 //! pair's thread, read at any time by whoever reports. A frame is either counted as passed or in exactly one of
 //! the drops.
 
-use strata_virtio::vring::Counter;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use strata_virtio::vring::{Counter, QueueStats};
+use strata_virtio::worker::WorkerStats;
 
 /// From the guest to the tap.
 #[derive(Debug, Default)]
@@ -44,35 +48,74 @@ pub struct RxStats {
     pub starved: Counter,
 }
 
-impl TxStats {
-    /// Name and value of every counter.
+/// All of a pair's counters, for as long as the device lives.
+#[derive(Debug, Clone, Default)]
+pub struct PairStats {
+    /// Towards the guest.
+    pub rx: Arc<RxStats>,
+    /// From the guest.
+    pub tx: Arc<TxStats>,
+    /// The receive ring.
+    pub rx_ring: Arc<QueueStats>,
+    /// The transmit ring.
+    pub tx_ring: Arc<QueueStats>,
+    /// The thread.
+    pub thread: Arc<WorkerStats>,
+}
+
+impl PairStats {
+    /// Name and value of every counter. The names are those of the control interface and, with `strata_net_` and
+    /// `_total` around them, of the metrics.
     #[must_use]
-    pub fn list(&self) -> [(&'static str, u64); 8] {
-        [
-            ("tx_frames", self.frames.get()),
-            ("tx_bytes", self.bytes.get()),
-            ("tx_drop_short", self.short.get()),
-            ("tx_drop_long", self.long.get()),
-            ("tx_drop_header", self.lies.get()),
-            ("tx_drop_refused", self.refused.get()),
-            ("tx_drop_full", self.full.get()),
-            ("tx_drop_link", self.link.get()),
-        ]
+    pub fn list(&self) -> Vec<(&'static str, u64)> {
+        let Self { rx, tx, rx_ring, tx_ring, thread } = self;
+        let counters: [(&'static str, &Counter); 24] = [
+            ("tx_frames", &tx.frames),
+            ("tx_bytes", &tx.bytes),
+            ("tx_drop_short", &tx.short),
+            ("tx_drop_long", &tx.long),
+            ("tx_drop_header", &tx.lies),
+            ("tx_drop_refused", &tx.refused),
+            ("tx_drop_full", &tx.full),
+            ("tx_drop_link", &tx.link),
+            ("tx_malformed", &tx_ring.malformed),
+            ("tx_kicks", &tx_ring.kicks),
+            ("tx_calls", &tx_ring.calls),
+            ("rx_frames", &rx.frames),
+            ("rx_bytes", &rx.bytes),
+            ("rx_copied", &rx.copied),
+            ("rx_drop_no_room", &rx.no_room),
+            ("rx_drop_vlan", &rx.vlan),
+            ("rx_drop_stopped", &rx.stopped),
+            ("rx_starved", &rx.starved),
+            ("rx_malformed", &rx_ring.malformed),
+            ("rx_kicks", &rx_ring.kicks),
+            ("rx_calls", &rx_ring.calls),
+            ("poll_hits", &thread.poll_hits),
+            ("poll_misses", &thread.poll_misses),
+            ("sleeps", &thread.sleeps),
+        ];
+        counters.into_iter().map(|(name, counter)| (name, counter.get())).collect()
     }
 }
 
-impl RxStats {
-    /// Name and value of every counter.
-    #[must_use]
-    pub fn list(&self) -> [(&'static str, u64); 7] {
-        [
-            ("rx_frames", self.frames.get()),
-            ("rx_bytes", self.bytes.get()),
-            ("rx_copied", self.copied.get()),
-            ("rx_drop_no_room", self.no_room.get()),
-            ("rx_drop_vlan", self.vlan.get()),
-            ("rx_drop_stopped", self.stopped.get()),
-            ("rx_starved", self.starved.get()),
-        ]
+/// The counters of all pairs as Prometheus text (exposition format 0.0.4).
+#[must_use]
+pub fn prometheus(nic: &str, pairs: &[PairStats]) -> String {
+    let nic = nic.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let lists: Vec<_> = pairs.iter().map(PairStats::list).collect();
+    let mut text = String::new();
+    for (at, (name, _)) in lists.first().into_iter().flatten().enumerate() {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "# TYPE strata_net_{name}_total counter");
+        for (pair, list) in lists.iter().enumerate() {
+            let value = list.get(at).map_or(0, |(_, value)| *value);
+            let _ = writeln!(text, "strata_net_{name}_total{{nic=\"{nic}\",pair=\"{pair}\"}} {value}");
+        }
     }
+    text
 }
+
+#[cfg(test)]
+#[path = "stats_test.rs"]
+mod stats_test;

@@ -127,6 +127,7 @@ fn wrong_lines_end_with_two() {
         "",
         "--nonsense",
         "--socket-path /nowhere/s",
+        "--tap t",
         "--socket-path /nowhere/s --tap t --mac 01:00:00:00:00:00",
         "--fd 5 --tap-fd 5",
     ] {
@@ -215,6 +216,69 @@ fn it_serves_from_inside_a_sandbox_and_ends_cleanly() {
     assert!(memory < 32 * 1024, "{memory} kB of private memory");
     assert!(running.end(Signal::SIGTERM).success());
     assert!(!socket.exists(), "the socket it made is removed");
+}
+
+/// One call over Varlink; the reply's parameters, or the name of its error.
+fn call(socket: &Path, method: &str, parameters: serde_json::Value) -> Result<serde_json::Value, String> {
+    use std::io::{BufRead, Write};
+    let mut stream = connected(socket);
+    let message = serde_json::json!({ "method": method, "parameters": parameters });
+    stream.write_all(&[message.to_string().as_bytes(), &[0]].concat()).unwrap();
+    let mut reply = Vec::new();
+    std::io::BufReader::new(stream).read_until(0, &mut reply).unwrap();
+    assert_eq!(reply.pop(), Some(0));
+    let reply: serde_json::Value = serde_json::from_slice(&reply).unwrap();
+    match reply["error"].as_str() {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(reply["parameters"].clone()),
+    }
+}
+
+#[test]
+fn it_is_controlled_while_it_runs() {
+    let Some(namespace) = namespace() else { return };
+    let (dir, socket) = dir();
+    let control = dir.path().join("control.sock");
+    let listener: OwnedFd = UnixListener::bind(&control).unwrap().into();
+    let mut running = Running::start(
+        &namespace,
+        &["--tap", "tap0", "--create-tap", "--num-queues", "2", "--socket-path", socket.to_str().unwrap()]
+            .into_iter()
+            .chain(["--control-fd", &pass(&listener)])
+            .collect::<Vec<_>>(),
+    );
+    let nothing = || serde_json::json!({});
+    let status = || call(&control, "io.strata.Net.GetStatus", nothing()).unwrap();
+    assert_eq!(status()["features"], "0x0");
+    namespace.ip("link set tap0 up").unwrap();
+    let wire = namespace.wire("tap0", false).unwrap();
+    drop(connected(&socket));
+    let mut guest = Guest::new(&socket, USUAL, 1, 64);
+    let _channel = guest.frontend.channel().unwrap();
+    guest.send(0, PLAIN, &frame(1, 100));
+    assert_eq!(wire.receive(LONG).unwrap(), Some(frame(1, 100)));
+    let now = status();
+    assert_eq!((&now["link"], &now["pairs"], &now["active_pairs"]), (&true.into(), &2.into(), &1.into()));
+    assert_eq!(now["tap_present"], true);
+    call(&control, "io.strata.Net.SetLink", serde_json::json!({ "up": false })).unwrap();
+    assert_eq!(guest.frontend.config(6, 2).unwrap(), [0, 0]);
+    guest.send(0, PLAIN, &frame(2, 100));
+    assert_eq!(call(&control, "io.strata.Net.Announce", nothing()), Err("io.strata.Net.Refused".to_owned()));
+    call(&control, "io.strata.Net.SetLink", serde_json::json!({ "up": true })).unwrap();
+    call(&control, "io.strata.Net.Announce", nothing()).unwrap();
+    assert_eq!(guest.frontend.config(6, 2).unwrap(), [3, 0]);
+    let statistics = call(&control, "io.strata.Net.GetStatistics", nothing()).unwrap();
+    let pair = &statistics["pairs"][0];
+    assert_eq!((&pair["tx_frames"], &pair["tx_drop_link"]), (&1.into(), &1.into()));
+    let metrics = call(&control, "io.strata.Net.GetMetrics", nothing()).unwrap();
+    let text = metrics["text"].as_str().unwrap();
+    assert!(text.contains("strata_net_tx_frames_total{nic=\"tap0\",pair=\"0\"} 1\n"), "{text}");
+    let unknown = call(&control, "io.strata.Net.Nonsense", nothing());
+    assert_eq!(unknown, Err("org.varlink.service.MethodNotFound".to_owned()));
+    let wrong = call(&control, "io.strata.Net.SetLink", serde_json::json!({ "up": 7 }));
+    assert_eq!(wrong, Err("org.varlink.service.InvalidParameter".to_owned()));
+    drop(guest);
+    assert!(running.end(Signal::SIGTERM).success());
 }
 
 #[test]

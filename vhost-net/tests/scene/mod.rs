@@ -69,7 +69,7 @@ pub fn namespace() -> Option<Namespace> {
 /// The device, served by a thread.
 pub struct Scene {
     pub namespace: Namespace,
-    pub stats: Vec<strata_vhost_net::device::PairStats>,
+    pub stats: Vec<strata_vhost_net::stats::PairStats>,
     pub card: Arc<strata_vhost_net::card::Card>,
     stop: Arc<EventFd>,
     server: Option<JoinHandle<Net>>,
