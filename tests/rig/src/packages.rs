@@ -13,8 +13,17 @@ use crate::progress::{say, step};
 use crate::tool;
 
 /// What the rig and the guests need. QEMU comes on top, because its version matters.
-const NEEDED: &[&str] =
-    &["busybox-static", "kmod", "xz-utils", "zstd", "lz4", "e2fsprogs", "iproute2", "util-linux"];
+const NEEDED: &[&str] = &[
+    "acpica-tools",
+    "busybox-static",
+    "kmod",
+    "xz-utils",
+    "zstd",
+    "lz4",
+    "e2fsprogs",
+    "iproute2",
+    "util-linux",
+];
 const QEMU: &[&str] = &["qemu-system-x86", "qemu-utils"];
 /// QEMU 7.2's multi-threaded TCG breaks the kernel's patching of its own text.
 const QEMU_MAJOR: u32 = 10;
