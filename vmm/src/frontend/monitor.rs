@@ -157,11 +157,13 @@ fn fetch_back(shared: &Shared) {
             Err(Failed::Offer(error)) => {
                 let text = causes(&error);
                 // The connection's own troubles are those of a backend that is still dying.
-                let quiet = matches!(error, OfferError::Session(SessionError::Wire(_))) || text == refused;
+                let dying =
+                    matches!(error, OfferError::Session(SessionError::Wire(_)) | OfferError::Ring { .. });
+                let quiet = dying || text == refused;
                 if !quiet && EVENTS.allow() {
                     tracing::error!(device = shared.id, why = text, "a returning backend is refused");
                 }
-                shared.pause(if quiet && text != refused { RETRY } else { REFUSED });
+                shared.pause(if dying { RETRY } else { REFUSED });
                 refused = text;
             }
         }

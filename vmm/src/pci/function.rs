@@ -22,6 +22,9 @@ use super::shadow::Shadow;
 use super::transport::Transport;
 use super::wiring::Wiring;
 
+/// Device ID of a console (virtio 1.2 section 5.3).
+const CONSOLE: u16 = 3;
+
 /// Where a function's registers are by our choice, and where the shadow has them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
@@ -60,8 +63,9 @@ impl Function {
         if queues == 0 || queues > QUEUES_MAX {
             return Err(PciError::Queues { id, queues });
         }
-        // One vector per queue and one for the configuration, where the table has room.
-        let vectors = (queues as u16 + 1).min(VECTORS_MAX);
+        // One vector per queue and one for the configuration, where the table has room. A console's two queues
+        // share one: setting up a vector costs a guest a dozen exits, which a console never earns back.
+        let vectors = if identity.device_id == CONSOLE { 2 } else { (queues as u16 + 1).min(VECTORS_MAX) };
         let mut config = ConfigSpace::new(identity.device_id, vectors, queues as u16, identity.config_size);
         for (bar, address) in (0..).zip(place.bars) {
             config.set_bar(bar, address);
