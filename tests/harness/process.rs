@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill as send};
 use nix::unistd::Pid;
 
-use crate::lines::{LIMIT, Lines};
+use crate::lines::{Lines, limit};
 
 /// How often a condition without an event of its own is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -79,7 +79,7 @@ impl Process {
     /// # Errors
     /// If it does not end in time; the text holds the ends of its streams.
     pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
-        let until = Instant::now() + LIMIT;
+        let until = Instant::now() + limit();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 self.output.finish()?;
@@ -87,7 +87,7 @@ impl Process {
                 return Ok(status);
             }
             if Instant::now() > until {
-                bail!("{} did not end within {} s\n{}", self.name, LIMIT.as_secs(), self.tails());
+                bail!("{} did not end within {} s\n{}", self.name, limit().as_secs(), self.tails());
             }
             std::thread::sleep(LOOK);
         }
@@ -138,10 +138,10 @@ impl Drop for Process {
 /// # Errors
 /// If it does not within the limit, naming `what`, or when the condition itself fails.
 pub fn until(what: &str, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + limit();
     while !condition()? {
         if Instant::now() > end {
-            bail!("waited {} s in vain: {what}", LIMIT.as_secs());
+            bail!("waited {} s in vain: {what}", limit().as_secs());
         }
         std::thread::sleep(LOOK);
     }

@@ -93,9 +93,11 @@ impl Rig {
     fn preamble(&self) -> String {
         let home = std::env::var("HOME").unwrap_or_else(|_| "/root".into());
         let path = std::env::var("PATH").unwrap_or_default();
+        let seconds = std::env::var("STRATA_TEST_SECONDS").unwrap_or_default();
         let root = self.place.root().display();
         format!(
             "export PATH='{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin' HOME='{home}' IN_RIG=1 TMPDIR=/run/tmp\n\
+             export STRATA_TEST_SECONDS='{seconds}'\n\
              mkdir -m 1777 -p /run/tmp; cd '{root}' || exit 125\n"
         )
     }
