@@ -330,4 +330,6 @@ mod kill_test;
 #[cfg(test)]
 mod liar_test;
 #[cfg(test)]
+mod qemu_test;
+#[cfg(test)]
 mod reference_test;
