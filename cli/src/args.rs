@@ -2,6 +2,7 @@
 //! its error text exist once.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::unit::UnitArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -19,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   strata run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --disk path=debian.img --net tap=tap0
   strata run web.toml
+  strata check web.toml
   strata ps
   strata console web          (Ctrl-] leaves)
   strata stop web";
@@ -27,6 +29,7 @@ const LONG_HELP: &str = "\
 Examples:
   strata run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --disk path=debian.img --net tap=tap0
   strata run web.toml
+  strata check web.toml
   strata ps
   strata console web          (Ctrl-] leaves)
   strata stop web
@@ -35,6 +38,7 @@ Exit status:
   0  done; for `run`: the guest powered off, or rebooted under --no-reboot
   1  the guest or a process failed, or the host lacks something; standard error says what and why
   2  a wrong command line or machine file; standard error names the key, the value and what is allowed
+  `check` has its own: 0 ready, 1 ready with warnings, 2 not ready
 
 Environment:
   STRATA_RUN_DIR   where running machines have their folders
@@ -66,6 +70,12 @@ pub(crate) enum Command {
     },
     /// Press a machine's power button, wait until it is gone, end it when that takes too long
     Stop(StopArgs),
+    /// Say whether machines can run on this host, and what to change
+    Check(CheckArgs),
+    /// Count what a machine's exits are for, over a window of time
+    Exits(ExitsArgs),
+    /// Watch all machines: exits, memory, vCPU time, devices
+    Top(TopArgs),
     /// Stop a machine's vCPUs
     Pause {
         /// The machine
@@ -217,6 +227,73 @@ pub(crate) struct StopArgs {
     /// Seconds the guest may take [default: the machine's stop_timeout]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
+}
+
+const CHECK_HELP: &str = "\
+Exit status: 0 ready, 1 ready with warnings, 2 not ready.";
+
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_HELP)]
+pub(crate) struct CheckArgs {
+    /// Machine files: whether the host has what these need, together
+    #[arg(value_name = "FILE")]
+    pub(crate) machines: Vec<PathBuf>,
+    /// The same as --output json
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Enter the sandbox and say how far it came; the check starts itself with this
+    #[arg(long, hide = true)]
+    pub(crate) probe: bool,
+}
+
+const EXITS_HELP: &str = "\
+KVM's counters need no privilege. The reasons come from the tracepoint
+kvm:kvm_exit, which only root may use. Ctrl-C ends the window early.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXITS_HELP)]
+pub(crate) struct ExitsArgs {
+    /// The machine
+    pub(crate) name: Name,
+    /// How long to count: seconds, or e.g. 500ms, 2m
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = window)]
+    pub(crate) time: Duration,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// One snapshot as text, also on a terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Time between two looks: seconds, or e.g. 500ms
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = window)]
+    pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// A length of time from 100 ms to an hour.
+fn window(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        _ => 0,
+    };
+    let time = number
+        .parse()
+        .ok()
+        .and_then(|number: u64| number.checked_mul(milliseconds))
+        .map(Duration::from_millis);
+    let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
+    time.filter(|time| allowed.contains(time))
+        .ok_or_else(|| "must be 100ms to 60m: a whole number of s, ms or m".to_owned())
 }
 
 #[derive(Debug, Args)]

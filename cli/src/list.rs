@@ -127,7 +127,7 @@ fn row(machine: &Listed) -> [String; 7] {
 }
 
 /// Columns as wide as their widest cell, two spaces between, no spaces at the end of a line.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };

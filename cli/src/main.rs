@@ -1,10 +1,13 @@
 //! The `strata` command: reads the command line, does what it says, and ends with 0, 1 or 2.
 
 mod args;
+mod check;
 mod child;
 mod control;
 mod escape;
+mod exits;
 mod list;
+mod meter;
 mod orphans;
 mod plan;
 mod preflight;
@@ -20,6 +23,8 @@ mod say;
 mod shuttle;
 mod supervise;
 mod terminal;
+mod threads;
+mod top;
 mod unit;
 
 use std::process::ExitCode;
@@ -52,6 +57,12 @@ fn main() -> ExitCode {
         }
         Command::Unit(args) => unit::run(&args),
         Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder).map_err(Into::into),
+        Command::Check(args) => match check::run(&args) {
+            Ok(status) => return ExitCode::from(status),
+            Err(error) => return fail(&error, WRONG),
+        },
+        Command::Exits(args) => block_on(exits::run(&args)),
+        Command::Top(args) => block_on(top::run(&args)),
         Command::Ps { output } => block_on(list::ps(output.output)),
         Command::Status { name, output } => block_on(list::status(&name, output.output)),
         Command::Console { name } => block_on(control::console(&name)),

@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use strata_config::{DiskSource, Machine, NetSource};
 
 use crate::child::Program;
+use crate::meter::control_socket;
 use crate::programs::{ProgramMissing, find};
 
 /// sockaddr_un holds 108 bytes with the NUL.
@@ -75,11 +76,13 @@ fn backend(
     mut args: Vec<String>,
 ) -> Result<Program, PlanError> {
     let listener: Arc<OwnedFd> = Arc::new(listen(&folder.join(format!("{id}.sock")))?.into());
+    let control: Arc<OwnedFd> = Arc::new(listen(&control_socket(folder, id))?.into());
+    args.extend(["--control-fd".to_owned(), control.as_raw_fd().to_string()]);
     args.extend(["--fd".to_owned(), listener.as_raw_fd().to_string()]);
     if !machine.sandbox {
         args.push("--no-sandbox".to_owned());
     }
-    Ok(Program { id: id.to_owned(), path: find(name)?, args, descriptors: vec![listener] })
+    Ok(Program { id: id.to_owned(), path: find(name)?, args, descriptors: vec![listener, control] })
 }
 
 fn listen(path: &Path) -> Result<UnixListener, PlanError> {

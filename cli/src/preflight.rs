@@ -35,9 +35,14 @@ fn cause(error: &io::Error) -> String {
     }
 }
 
-/// Looks for everything `machine` names.
+/// Looks for KVM and for everything `machine` names.
 pub(crate) fn check(machine: &Machine) -> Result<(), Lacking> {
     kvm(Path::new("/dev/kvm"))?;
+    named(machine)
+}
+
+/// Looks for the files and interfaces `machine` names.
+pub(crate) fn named(machine: &Machine) -> Result<(), Lacking> {
     file("kernel", &machine.kernel)?;
     if let Some(path) = &machine.initrd {
         file("initrd", path)?;

@@ -69,11 +69,13 @@ fn programs_get_their_arguments() {
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(fs::metadata(folder.join("root.sock")).unwrap().permissions().mode() & 0o777, 0o600);
     let args = wait_for("vhost-blk", || place.args_of("vhost-blk").pop().filter(|args| !args.is_empty()));
+    assert_eq!(fs::metadata(folder.join("root.control")).unwrap().permissions().mode() & 0o777, 0o600);
     let expected = format!(
-        "--blk-file\n{}\n--num-queues\n3\n--read-only\n--serial=-S 1\n--fd\n",
+        "--blk-file\n{}\n--num-queues\n3\n--read-only\n--serial=-S 1\n--control-fd\n",
         place.text("disk.img")
     );
-    assert!(args.starts_with(&expected) && args.ends_with("--no-sandbox"), "{args}");
+    assert!(args.starts_with(&expected) && args.contains("\n--fd\n"), "{args}");
+    assert!(args.ends_with("--no-sandbox"), "{args}");
     let args = place.args_of("vmm").pop().unwrap();
     let expected = format!("--run-dir\n{}\n--console-fd\n", folder.display());
     assert!(args.starts_with("--machine\n/dev/fd/") && args.contains(&expected), "{args}");
