@@ -97,7 +97,10 @@ fn pause_resume_ps_status(context: &Context) -> anyhow::Result<()> {
     let field = |value: &serde_json::Value, path: &str| value.pointer(path).cloned().unwrap_or_default();
     let before = listed()?;
     ensure!(field(&before, "/0/name") == "counter" && field(&before, "/0/state") == "running", "{before}");
-    ensure!(field(&before, "/0/devices/0/state") == "connected", "{before}");
+    // The console comes first; it is the vmm's own.
+    ensure!(field(&before, "/0/devices/0/state") == "internal", "{before}");
+    ensure!(field(&before, "/0/devices/1/id") == "disk0", "{before}");
+    ensure!(field(&before, "/0/devices/1/state") == "connected", "{before}");
     context.start("strata", &["pause", "counter"])?.expect_exit(0)?;
     ensure!(field(&listed()?, "/0/state") == "paused");
     // A paused guest says nothing: what it said before has arrived by the time two looks agree, and stays.
