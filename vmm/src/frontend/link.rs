@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use strata_virtio::device::{QueueSetup, QueueState};
 use strata_virtio::limit::Throttle;
@@ -34,6 +35,13 @@ struct Ring {
     call: OwnedFd,
 }
 
+/// What others may know without the link's lock, which may be held for as long as a backend takes to answer.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) connected: AtomicBool,
+    pub(super) losses: AtomicU64,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -45,7 +53,7 @@ pub(super) struct Link {
     pub(super) session: Option<Session>,
     /// Counts connections, so that news of an old one is not taken for news of this one.
     pub(super) connection: u64,
-    pub(super) losses: u64,
+    pub(super) seen: Arc<Seen>,
     /// What the guest was shown.
     pub(super) offer: Offer,
     /// What its driver accepted.
@@ -64,6 +72,7 @@ impl Link {
         err: Arc<OwnedFd>,
     ) -> Self {
         let rings = (0..offer.queues).map(|_| None).collect();
+        let seen = Arc::new(Seen { connected: true.into(), ..Seen::default() });
         Self {
             id,
             kind,
@@ -71,7 +80,7 @@ impl Link {
             err,
             session: Some(session),
             connection: 1,
-            losses: 0,
+            seen,
             offer,
             accepted: None,
             rings,
@@ -101,7 +110,8 @@ impl Link {
 
     fn lose(&mut self, session: Session, why: &str) {
         drop(session);
-        self.losses += 1;
+        self.seen.losses.fetch_add(1, Ordering::Relaxed);
+        self.seen.connected.store(false, Ordering::Release);
         if EVENTS.allow() {
             tracing::warn!(device = self.id, why, "the backend is lost; the guest waits until one returns");
         }
@@ -297,6 +307,7 @@ impl Link {
         }
         self.connection += 1;
         self.session = Some(session);
+        self.seen.connected.store(true, Ordering::Release);
         // Features, queues and the configuration's fixed parts are as before; its volatile ones may be news.
         Ok(())
     }

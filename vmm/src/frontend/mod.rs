@@ -15,6 +15,7 @@ mod wire;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use strata_virtio::vring::signal;
 
 use crate::pci::{Notifier, PciDevice};
 pub use kind::{Kind, OfferError};
-use link::Link;
+use link::{Link, Seen};
 use session::Session;
 pub use session::SessionError;
 pub use wire::WireError;
@@ -108,6 +109,8 @@ struct Shared {
     kind: Kind,
     asked: Option<u16>,
     queue_size: u16,
+    queues: u16,
+    seen: Arc<Seen>,
     give_up: Option<Duration>,
     notifier: Notifier,
     link: Mutex<Link>,
@@ -141,7 +144,7 @@ fn is_readable(fd: &OwnedFd, limit: Duration) -> bool {
     poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)).is_ok_and(|ready| ready > 0)
 }
 
-/// What others may know of a device: for status and statistics.
+/// What others may know of a device: for status and statistics. Never waits for a backend.
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<Shared>);
 
@@ -161,19 +164,19 @@ impl Handle {
     /// Whether a backend serves it.
     #[must_use]
     pub fn state(&self) -> State {
-        if self.0.link().session.is_some() { State::Connected } else { State::Lost }
+        if self.0.seen.connected.load(Ordering::Acquire) { State::Connected } else { State::Lost }
     }
 
     /// How many queues it has.
     #[must_use]
     pub fn queues(&self) -> u16 {
-        self.0.link().offer.queues
+        self.0.queues
     }
 
     /// How often its backend was lost.
     #[must_use]
     pub fn losses(&self) -> u64 {
-        self.0.link().losses
+        self.0.seen.losses.load(Ordering::Relaxed)
     }
 }
 
@@ -242,6 +245,8 @@ pub fn connect(
         kind,
         asked,
         queue_size,
+        queues: identity.queue_sizes.len() as u16,
+        seen: Arc::clone(&link.seen),
         give_up,
         notifier: notifier.clone(),
         link: Mutex::new(link),

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use strata_virtio::driver::{Buf, DriverQueue};
 use strata_virtio::spec::{F_EVENT_IDX, F_PROTOCOL_FEATURES, F_VERSION_1};
