@@ -97,7 +97,9 @@ fn port_and_memory_accesses_make_the_round_trip() {
 #[test]
 fn a_triple_fault_is_told_with_its_place() {
     if !crate::kvm::host::hardware() {
-        eprintln!("skipped: no hardware behind KVM, and without it the limit of the interrupt table is not checked");
+        eprintln!(
+            "skipped: no hardware behind KVM, and without it the limit of the interrupt table is not checked"
+        );
         return;
     }
     // lidt [empty]; int3
