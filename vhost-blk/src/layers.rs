@@ -83,7 +83,9 @@ pub enum LayersError {
 #[derive(Debug)]
 pub struct Layers {
     access: FormatAccess<Node>,
+    /// Size of the pieces that are remembered, and its logarithm.
     granule: u64,
+    granule_bits: u32,
     /// Moved on whenever what was remembered of a piece is no longer so.
     versions: Box<[AtomicU32]>,
     gate: Gate,
@@ -102,6 +104,7 @@ impl Layers {
         let layers = Self {
             access,
             granule: cluster.min(GRANULE),
+            granule_bits: cluster.min(GRANULE).trailing_zeros(),
             versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
             gate: Gate {
                 closed: AtomicUsize::new(0),

@@ -1,6 +1,7 @@
 use super::*;
 use std::sync::Arc;
 use strata_virtio::device::QueueSetup;
+use strata_virtio::memory::Memory;
 use strata_virtio::queue::{Popped, Queue};
 use strata_virtio::spec::{DESC_NEXT, DESC_WRITE};
 

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use strata_virtio::chain::Chain;
-use strata_virtio::limit::Throttle;
 use strata_virtio::vring::Vring;
 
 use crate::disk::{Disk, OnError};
@@ -23,19 +22,13 @@ use crate::engine::syscalls::{self, Wait};
 use crate::engine::uring::Uring;
 use crate::layers::Mapper;
 use crate::layers::lane::{Lane, Reply};
-use crate::request::{Answer, Fault, ID_BYTES, Op, Status};
+use crate::request::{ID_BYTES, Op, Status};
 use crate::slot::{Next, Outcome, Slot};
 use crate::tally::Tally;
 
+mod answer;
 mod service;
 
-static BAD_REQUEST: Throttle = Throttle::new(5, 60);
-static FAILED_IO: Throttle = Throttle::new(5, 60);
-
-/// Answers shown to the driver at once while more requests wait: a polling driver goes on meanwhile.
-const SHOW: usize = 8;
-/// Answers after which a call that the driver wants is not put off any longer.
-const CALL: usize = 64;
 /// How often a queue that has stopped for a failure looks whether it may go on.
 const HALTED: Duration = Duration::from_millis(50);
 
@@ -240,7 +233,7 @@ impl Server {
             reply.found.iter().for_each(|found| mapper.learn(found));
         }
         if let Some(slot) = self.slots.get_mut(usize::from(reply.token)) {
-            let outcome = slot.apply_reply(reply.answer, durable);
+            let outcome = slot.apply_reply(reply.answer, !reply.found.is_empty(), durable);
             self.go_on(reply.token, outcome);
         }
     }
@@ -272,7 +265,7 @@ impl Server {
     fn failed(&mut self, index: u16, status: Status, errno: Errno) -> Option<Status> {
         let stop = self.disk.on_error == OnError::Stop && status == Status::IoError;
         if let Some(slot) = self.slots.get(usize::from(index)) {
-            report(&self.disk, slot.request.op, errno, stop);
+            answer::report(&self.disk, slot.request.op, errno, stop);
         }
         if !stop {
             return Some(status);
@@ -301,74 +294,6 @@ impl Server {
             }
         }
     }
-
-    #[inline]
-    fn finish(&mut self, index: u16, status: Status) {
-        self.free.push(index);
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
-        match status {
-            Status::Ok => self.tally.done(slot.request.op, slot.request.len),
-            _ => self.tally.failed.add(1),
-        }
-        match slot.found {
-            Some(found) => self.tally.latency.add(found.elapsed(), 1),
-            None => self.untimed += 1,
-        }
-        if let Some(answer) = slot.request.answer.take() {
-            self.answer(answer, status);
-        }
-    }
-
-    #[cold]
-    fn refuse(&mut self, fault: Fault) {
-        self.tally.refused.add(1);
-        match fault {
-            Fault::Unanswerable { head } => {
-                if BAD_REQUEST.allow() {
-                    tracing::warn!("{}: a request without room for a status", self.disk.name());
-                }
-                self.answered(head, 0);
-            }
-            Fault::Refused { answer, status, why } => {
-                if BAD_REQUEST.allow() {
-                    tracing::warn!("{}: request refused: {why}", self.disk.name());
-                }
-                self.answer(answer, status);
-            }
-        }
-    }
-
-    #[inline]
-    fn answer(&mut self, answer: Answer, status: Status) {
-        let (head, written) = answer.write(self.vring.queue().memory(), status);
-        self.answered(head, written);
-    }
-
-    #[inline]
-    fn answered(&mut self, head: u16, written: u32) {
-        self.vring.push(head, written);
-        self.unshown += 1;
-    }
-
-    #[inline]
-    fn show_some(&mut self) {
-        if self.unshown >= SHOW {
-            self.uncalled += self.unshown;
-            self.unshown = 0;
-            if self.uncalled >= CALL {
-                self.flush();
-            } else {
-                self.vring.show();
-            }
-        }
-    }
-
-    #[inline]
-    fn flush(&mut self) {
-        self.unshown = 0;
-        self.uncalled = 0;
-        self.vring.flush();
-    }
 }
 
 impl Drop for Server {
@@ -386,26 +311,5 @@ impl Drop for Server {
             // The lane ends next, and may be waiting for that.
             mapper.layers().gate().reset(self.vring.index());
         }
-    }
-}
-
-#[cold]
-fn report(disk: &Disk, op: Op, errno: Errno, stop: bool) {
-    if !FAILED_IO.allow() {
-        return;
-    }
-    let what = match op {
-        Op::Read { offset } => format!("reading at byte {offset}"),
-        Op::Write { offset } => format!("writing at byte {offset}"),
-        Op::Flush => "flushing".into(),
-        Op::Discard => "discarding".into(),
-        Op::WriteZeroes => "writing zeroes".into(),
-        Op::GetId => "identifying".into(),
-    };
-    let then = if stop { "; the queue has stopped until it is resumed" } else { "" };
-    if errno == Errno::ENODATA {
-        tracing::error!("{}: {what}: the image is shorter than when it was opened{then}", disk.name());
-    } else {
-        tracing::error!("{}: {what} failed: {}{then}", disk.name(), std::io::Error::from(errno));
     }
 }

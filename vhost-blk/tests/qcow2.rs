@@ -129,12 +129,11 @@ fn an_empty_image() {
     if there_is_no_qemu_img() {
         return;
     }
-    for words in WAYS {
-        for options in [&[][..], &["-o", "cluster_size=4k"], &["-o", "cluster_size=2M,lazy_refcounts=on"]] {
-            let dir = tempfile::tempdir().unwrap();
-            let image = create(dir.path(), options);
-            work(dir.path(), &image, vec![0; 8 * MIB], words, 400);
-        }
+    let all = [&[][..], &["-o", "cluster_size=4k"], &["-o", "cluster_size=2M,lazy_refcounts=on"], &[]];
+    for (words, options) in WAYS.into_iter().zip(all) {
+        let dir = tempfile::tempdir().unwrap();
+        let image = create(dir.path(), options);
+        work(dir.path(), &image, vec![0; 8 * MIB], words, 200);
     }
 }
 
@@ -143,7 +142,7 @@ fn an_overlay_on_raw_on_compressed() {
     if there_is_no_qemu_img() {
         return;
     }
-    for words in WAYS {
+    for words in [WAYS[0], WAYS[3]] {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         // Bytes that compress.
@@ -162,11 +161,11 @@ fn an_overlay_on_raw_on_compressed() {
         ]));
         assert!(qemu_img(&["create", "-f", "qcow2", "-b", "middle.qcow2", "-F", "qcow2", &at("disk.qcow2")]));
         let before = std::fs::read(at("golden.qcow2")).unwrap();
-        work(dir.path(), Path::new(&at("disk.qcow2")), golden.clone(), words, 400);
+        work(dir.path(), Path::new(&at("disk.qcow2")), golden.clone(), words, 100);
         assert!(std::fs::read(at("golden.qcow2")).unwrap() == before, "the golden image has changed");
 
         assert!(qemu_img(&["create", "-f", "qcow2", "-b", "golden.raw", "-F", "raw", &at("other.qcow2")]));
-        work(dir.path(), Path::new(&at("other.qcow2")), golden.clone(), words, 400);
+        work(dir.path(), Path::new(&at("other.qcow2")), golden.clone(), words, 100);
         assert!(std::fs::read(at("golden.raw")).unwrap() == golden, "the golden image has changed");
     }
 }

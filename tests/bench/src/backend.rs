@@ -9,11 +9,12 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A program to measure: `KIND=PROGRAM`.
+/// A program to measure: `KIND=PROGRAM`, or `KIND=PROGRAM@IMAGE` for one with an image of its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     kind: Kind,
     path: PathBuf,
+    image: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,11 @@ impl FromStr for Program {
             "qsd" => Kind::StorageDaemon,
             other => return Err(format!("{other:?} is no kind of backend; strata, ch and qsd are known")),
         };
-        Ok(Self { kind, path: PathBuf::from(path) })
+        let (path, image) = match path.split_once('@') {
+            Some((path, image)) => (path, Some(PathBuf::from(image))),
+            None => (path, None),
+        };
+        Ok(Self { kind, path: PathBuf::from(path), image })
     }
 }
 
@@ -56,6 +61,7 @@ impl Program {
     /// For tables.
     pub(crate) fn name(&self) -> &'static str {
         match self.kind {
+            Kind::Strata if self.image.is_some() => "strata'",
             Kind::Strata => "strata",
             Kind::CloudHypervisor => "ch",
             Kind::StorageDaemon => "qsd",
@@ -65,7 +71,9 @@ impl Program {
     /// Starts it; it is stopped when the handle is dropped.
     pub(crate) fn start(&self, how: Use<'_>) -> anyhow::Result<Running> {
         drop(std::fs::remove_file(how.socket));
-        let (image, socket) = (how.image.display(), how.socket.display());
+        let image = self.image.as_deref().unwrap_or(how.image);
+        let qcow2 = image.extension().is_some_and(|end| end == "qcow2");
+        let (image, socket) = (image.display(), how.socket.display());
         let mut command = match how.cpu {
             Some(cpu) => {
                 let mut command = Command::new("taskset");
@@ -78,6 +86,7 @@ impl Program {
             Kind::Strata => command
                 .args(["--blk-file", &image.to_string(), "--socket-path", &socket.to_string()])
                 .args(["--cache", if how.direct { "none" } else { "writeback" }])
+                .args(["--format", if qcow2 { "qcow2" } else { "raw" }])
                 .args(how.extra),
             Kind::CloudHypervisor => command.arg("--block-backend").arg(format!(
                 "path={image},socket={socket},num_queues=1,queue_size=128,direct={}",

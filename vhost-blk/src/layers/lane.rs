@@ -42,6 +42,11 @@ pub enum Ask {
         /// Whether it is enough to say where it lies.
         look_up: bool,
     },
+    /// Say where the byte at `offset` lies, if its piece lies in one place.
+    Find {
+        /// Byte offset in the disk.
+        offset: u64,
+    },
     /// Write `data` to `offset`.
     Write {
         /// Byte offset in the disk.
@@ -236,11 +241,15 @@ impl Layers {
                     self.read(*offset, data)
                 }
             }
+            Ask::Find { offset } => self.look_up(*offset, found).map(|_| 0),
             Ask::Write { offset, data } => {
                 let written = self.write(*offset, data);
                 let len: usize = data.iter().map(IoSlice::len).sum();
                 self.forget(*offset, len as u64);
-                written
+                let written = written?;
+                // It has a place now; more writes to it are likely.
+                self.look_up(*offset, found)?;
+                Ok(written)
             }
             Ask::Sync => {
                 self.access.flush()?;

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::Layers;
 
-/// Pieces remembered; with pieces of 64 KiB, 4 GiB of disk in 2 MiB of memory, if all of it is touched.
+/// Pieces remembered; with pieces of 64 KiB, 4 GiB of disk in 1 MiB of memory, if all of it is touched.
 const ENTRIES: usize = 65536;
 
 /// Where a piece lies.
@@ -41,10 +41,10 @@ pub struct Found {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// Number of the piece plus one; 0 is an empty entry.
-    tag: u64,
     /// Lowest bits: kind (0 zero, 1 file, 3 writable file), then the node. See `pack`.
     place: u64,
+    /// Number of the piece plus one; 0 is an empty entry. 2^32 pieces are more than an image can have.
+    tag: u32,
     version: u32,
 }
 
@@ -74,11 +74,11 @@ impl Mapper {
     /// many belong to its piece, otherwise.
     #[inline]
     pub fn find(&self, offset: u64) -> (Option<Place>, u64) {
-        let size = self.layers.granule;
-        let (granule, inside) = (offset / size, offset % size);
+        let bits = self.layers.granule_bits;
+        let (granule, inside) = (offset >> bits, offset & ((1 << bits) - 1));
         let entry = self.entries.get(granule as usize % ENTRIES);
         let place = entry
-            .filter(|entry| entry.tag == granule + 1)
+            .filter(|entry| u64::from(entry.tag) == granule + 1)
             .filter(|entry| entry.version == self.layers.version(granule).load(Ordering::Acquire))
             .map(|entry| match unpack(entry.place) {
                 Place::File { node, offset, writable } => {
@@ -86,13 +86,15 @@ impl Mapper {
                 }
                 Place::Zero => Place::Zero,
             });
-        (place, size - inside)
+        (place, (1 << bits) - inside)
     }
 
     /// Remembers.
     pub fn learn(&mut self, found: &Found) {
-        if let Some(entry) = self.entries.get_mut(found.granule as usize % ENTRIES) {
-            *entry = Entry { tag: found.granule + 1, place: pack(found.place), version: found.version };
+        let (tag, entry) =
+            (u32::try_from(found.granule + 1), self.entries.get_mut(found.granule as usize % ENTRIES));
+        if let (Ok(tag), Some(entry)) = (tag, entry) {
+            *entry = Entry { tag, place: pack(found.place), version: found.version };
         }
     }
 }
@@ -113,4 +115,21 @@ fn unpack(packed: u64) -> Place {
         return Place::Zero;
     }
     Place::File { node: (packed >> 2 & 0x3f) as usize, offset: packed & !511, writable: packed & 2 != 0 }
+}
+
+#[cfg(test)]
+mod mapper_test {
+    use super::*;
+
+    #[test]
+    fn places_survive_packing() {
+        for place in [
+            Place::Zero,
+            Place::File { node: 0, offset: 0, writable: false },
+            Place::File { node: 15, offset: 512, writable: true },
+            Place::File { node: 3, offset: (1 << 62) - 512, writable: false },
+        ] {
+            assert_eq!(unpack(pack(place)), place);
+        }
+    }
 }
