@@ -142,7 +142,8 @@ impl DeviceState {
     }
 }
 
-/// Counters by name. Names are stable: `exits`, `exits_io`, `exits_mmio`, `halts`, ...
+/// Counters by name, as KVM has them (`exits`, `io_exits`, `mmio_exits`, `halt_exits`, ...), and ours: `user_ports`,
+/// `user_mmio` and `user_signals` of a vCPU, `reboots` of the machine. Names are stable.
 pub type Counters = BTreeMap<String, u64>;
 
 /// Counters since the machine's start.

@@ -52,6 +52,10 @@ fn wrong_flags_end_with_2_and_say_what_is_allowed() {
         (&["run", "nowhere.toml"], &["cannot read the machine file nowhere.toml: No such file or directory"]),
         (&["stop", "../x"], &["invalid value '../x' for '<NAME>'", "must be 1 to 64 characters"]),
         (&["stop", "x", "--now", "--timeout", "3"], &["cannot be used with"]),
+        (&["exits", "x", "--for", "1h"], &["invalid value '1h' for '--for <TIME>'", "must be 100ms to 60m"]),
+        (&["exits", "x", "--for", "50ms"], &["must be 100ms to 60m"]),
+        (&["top", "--interval", "-1"], &["unexpected argument '-1'"]),
+        (&["check", "nowhere.toml"], &["cannot read the machine file nowhere.toml"]),
         (&["ps", "--output", "yaml"], &["invalid value 'yaml'", "text, json"]),
     ] {
         refused(&place, args, 2, words);
@@ -155,4 +159,26 @@ fn completions_know_the_commands() {
         assert!(output.status.success());
         assert!(stdout(&output).contains("no-reboot"), "{shell}");
     }
+}
+
+#[test]
+fn check_says_what_is_there_and_its_status_is_the_worst_line() {
+    let place = Place::new();
+    fs::write(place.path("web.toml"), "kernel = \"nowhere\"\ncpus = 1\nmemory = \"64M\"").unwrap();
+    let output = place.output(&["check", "--json", "web.toml"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = report["lines"].as_array().unwrap();
+    let line = |topic: &str| lines.iter().find(|line| line["topic"] == topic).unwrap();
+    assert_eq!((output.status.code(), &report["status"]), (Some(2), &"not_ready".into()));
+    // What the kernel shall be is not there; the programs of this place are.
+    assert_eq!(line("machine web")["level"], "not_ready");
+    assert!(line("machine web")["found"].as_str().unwrap().ends_with("nowhere: no such file"));
+    assert_eq!(line("programs")["level"], "ready");
+    let text = stdout(&place.output(&["check", "web.toml"]));
+    assert!(text.contains("\nNOT READY  machine web"), "{text}");
+    for line in lines {
+        let (level, topic) = (line["level"].as_str().unwrap(), line["topic"].as_str().unwrap());
+        assert!(level != "not_ready" || text.contains(&format!("NOT READY  {topic}")), "{topic}");
+    }
+    assert!(place.is_empty());
 }

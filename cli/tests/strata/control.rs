@@ -145,3 +145,37 @@ fn a_console_can_be_attached_to() {
     assert!(output.status.success());
     assert!(stderr(&output).ends_with("strata: the machine's console ended\n"), "{}", stderr(&output));
 }
+
+#[test]
+fn exits_and_top_show_what_there_is_and_say_what_is_not() {
+    if no_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let _launcher = running(&place, &[]);
+    let json = |args: &[&str]| -> serde_json::Value {
+        let output = place.output(args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    // The fake has no vCPUs and counts nothing.
+    let window = json(&["exits", "web", "--for", "100ms", "--output", "json"]);
+    assert_eq!(window["name"], "web");
+    assert!(window["seconds"].as_f64().unwrap() >= 0.1, "{window}");
+    assert!(window["exits"].is_null() && window["io"].is_null(), "{window}");
+    let text = stdout(&place.output(&["exits", "web", "--for", "100ms"]));
+    assert!(text.contains("per I/O: not available: no disk's backend counts\n"), "{text}");
+    let snapshot = json(&["top", "--interval", "200ms", "--output", "json"]);
+    let machine = &snapshot["machines"][0];
+    assert_eq!((&machine["name"], &machine["state"]), (&"web".into(), &"running".into()));
+    let ids: Vec<_> =
+        machine["processes"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["strata", "vmm", "disk0"]);
+    assert!(machine["processes"][1]["own_bytes"].as_u64().unwrap() > 0, "{machine}");
+    assert_eq!(machine["devices"][0]["state"], "connected");
+    // No terminal: one snapshot, as text.
+    let table = stdout(&place.output(&["top", "--interval", "200ms"]));
+    assert!(table.starts_with("1 machines, ") && table.contains("\nweb      disk0   block"), "{table}");
+    let unknown = place.output(&["exits", "wbe"]);
+    assert_eq!(stderr(&unknown), "strata: no machine named wbe runs; running: web\n");
+}

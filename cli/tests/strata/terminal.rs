@@ -151,3 +151,24 @@ fn a_terminal_attaches_and_detaches() {
     assert!(place.output(&["stop", "m"]).status.success());
     assert!(launcher.wait().success());
 }
+
+#[test]
+fn top_is_live_on_a_terminal_and_leaves_it_as_it_was() {
+    let place = Place::new();
+    for end in ["q", "\x03", "TERM"] {
+        let mut terminal = Terminal::run(place.strata(&["top", "--interval", "100ms"]));
+        terminal.wait_for("q quits");
+        terminal.wait_for("0 machines, ");
+        assert!(!terminal.flags().intersects(LocalFlags::ICANON | LocalFlags::ISIG | LocalFlags::ECHO));
+        match end {
+            "TERM" => kill(Pid::from_raw(terminal.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap(),
+            keys => terminal.press(keys),
+        }
+        assert_eq!(terminal.ended(), Some(0), "{end:?}");
+        // Back from the alternate screen, with a cursor.
+        terminal.wait_for("\x1b[?25h\x1b[?1049l");
+    }
+    let once = Terminal::run(place.strata(&["top", "--once", "--interval", "100ms"]));
+    once.wait_for("0 machines, ");
+    assert!(!once.screen.lock().unwrap().contains(&0x1b), "escape sequences in a snapshot");
+}
