@@ -9,6 +9,7 @@ mod exits;
 mod list;
 mod meter;
 mod orphans;
+mod owner;
 mod plan;
 mod preflight;
 #[cfg(test)]

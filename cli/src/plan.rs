@@ -91,6 +91,7 @@ fn listen(path: &Path) -> Result<UnixListener, PlanError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     // Its folder is 0700; this is for the day somebody opens that.
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    crate::owner::give(path).map_err(failed)?;
     Ok(listener)
 }
 

@@ -108,7 +108,7 @@ fn lock(path: &Path, name: &Name) -> Result<Flock<File>, RunDirError> {
     loop {
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(path)(error)),
-            _ => {}
+            _ => crate::owner::give(path).map_err(at(path))?,
         }
         let opened = OpenOptions::new()
             .read(true)
