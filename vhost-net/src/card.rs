@@ -6,6 +6,8 @@
 //! that no frame costs anything here for it. A filter is set only after the driver's first word about it, and
 //! what the kernel cannot express is passed rather than lost.
 
+mod wants;
+
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +19,9 @@ use crate::config::Space;
 use crate::control::{Command, RxMode};
 use crate::features as feature;
 use crate::mac::Mac;
-use crate::tap::{Filter, Tap};
+use crate::tap::Tap;
 use crate::vlan::VlanFilter;
+use wants::Wants;
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -50,25 +53,13 @@ pub enum CommandError {
 struct State {
     mac: Mac,
     features: u64,
-    modes: Modes,
-    unicast: Vec<Mac>,
-    multicast: Vec<Mac>,
+    wants: Wants,
     /// Pairs the driver uses; counts while the control queue runs.
     pairs: u16,
     control: bool,
     /// Pairs whose receive queue is started.
     started: Vec<bool>,
     announce: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Modes {
-    promiscuous: bool,
-    all_multicast: bool,
-    all_unicast: bool,
-    no_multicast: bool,
-    no_unicast: bool,
-    no_broadcast: bool,
 }
 
 /// One virtual network card.
@@ -97,9 +88,7 @@ impl Card {
             state: Mutex::new(State {
                 mac,
                 features: 0,
-                modes: Modes::default(),
-                unicast: Vec::new(),
-                multicast: Vec::new(),
+                wants: Wants::default(),
                 pairs: 1,
                 control: false,
                 started,
@@ -194,9 +183,7 @@ impl Card {
         let mut state = self.state();
         state.mac = self.mac;
         state.features = 0;
-        state.modes = Modes::default();
-        state.unicast.clear();
-        state.multicast.clear();
+        state.wants = Wants::default();
         state.pairs = 1;
         state.control = false;
         state.announce = false;
@@ -266,20 +253,12 @@ impl Card {
         }
         match command {
             Command::Receive(mode, on) => {
-                let modes = &mut state.modes;
-                *match mode {
-                    RxMode::Promiscuous => &mut modes.promiscuous,
-                    RxMode::AllMulticast => &mut modes.all_multicast,
-                    RxMode::AllUnicast => &mut modes.all_unicast,
-                    RxMode::NoMulticast => &mut modes.no_multicast,
-                    RxMode::NoUnicast => &mut modes.no_unicast,
-                    RxMode::NoBroadcast => &mut modes.no_broadcast,
-                } = *on;
+                state.wants.set(*mode, *on);
                 self.filter(&state)
             }
             Command::Addresses { unicast, multicast } => {
-                state.unicast.clone_from(unicast);
-                state.multicast.clone_from(multicast);
+                state.wants.unicast.clone_from(unicast);
+                state.wants.multicast.clone_from(multicast);
                 self.filter(&state)
             }
             Command::Address(mac) => {
@@ -315,35 +294,11 @@ impl Card {
     }
 
     fn filter(&self, state: &State) -> Result<(), CommandError> {
-        let filter = compile(state);
+        let filter = state.wants.filter(state.mac);
         self.tap
             .set_filter(filter.as_ref())
             .map_err(|source| CommandError::Tap { what: "given a filter", source })
     }
-}
-
-/// The tap's filter for what the driver wants; `None` lets everything through.
-fn compile(state: &State) -> Option<Filter> {
-    let modes = state.modes;
-    if modes.promiscuous || modes.all_unicast {
-        return None;
-    }
-    let mut addresses = Vec::new();
-    if !modes.no_unicast {
-        addresses.push(state.mac);
-        addresses.extend(&state.unicast);
-    }
-    if !modes.no_broadcast {
-        addresses.push(Mac::BROADCAST);
-    }
-    if !modes.no_multicast {
-        addresses.extend(&state.multicast);
-    }
-    if addresses.is_empty() {
-        // A filter without addresses would be none; this one names a card that cannot be.
-        addresses.push(Mac::new([0; 6]));
-    }
-    Some(Filter { all_multicast: modes.all_multicast && !modes.no_multicast, addresses })
 }
 
 /// A setting without which frames still flow.
@@ -356,7 +311,3 @@ fn tell(what: &'static str, result: io::Result<()>) {
         tracing::warn!(%error, "the tap cannot be {what}");
     }
 }
-
-#[cfg(test)]
-#[path = "card_test.rs"]
-mod card_test;
