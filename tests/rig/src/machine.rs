@@ -23,6 +23,10 @@ use anyhow::{Context, bail};
 use crate::place::Place;
 use crate::{kernel, tool};
 
+/// A busy host lets the timer check at boot and the lockup detector see things that are not there.
+const KERNEL_PARAMETERS: &str =
+    "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
+
 /// A machine to be, with sizes from the environment (`RIG_CPUS`, `RIG_MEM` in MiB, `RIG_SECONDS`, `RIG_ICOUNT=1`).
 #[derive(Clone, Debug)]
 pub struct Rig {
@@ -118,7 +122,7 @@ impl Rig {
         }
         qemu.arg("-smp").arg(cpus.to_string()).arg("-m").arg(self.memory_mib.to_string());
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(self.place.rig_initramfs());
-        qemu.args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off"]);
+        qemu.args(["-append", KERNEL_PARAMETERS]);
         qemu.arg("-serial").arg(option_path("file:", log));
         qemu.args(["-chardev", "stdio,id=output,signal=off", "-device", "virtio-serial-pci"]);
         qemu.args(["-device", "virtserialport,chardev=output,name=rig.output"]);
