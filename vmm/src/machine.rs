@@ -19,6 +19,7 @@
 mod backends;
 mod board;
 mod endpoint;
+mod file;
 mod life;
 mod parts;
 mod service;
@@ -28,17 +29,16 @@ mod terminals;
 
 use std::io;
 use std::os::fd::RawFd;
-use std::path::Path;
 use std::sync::Arc;
 
 pub use life::{Command, Event, Failure};
 pub use shared::{Meters, Shared};
-use strata_config::{ConfigError, Machine};
+use strata_config::ConfigError;
 use strata_sandbox::{Namespaces, Role, SandboxError, Spec};
 
 use crate::args::Args;
 use crate::frontend::FrontendError;
-use crate::kvm::host::HostError;
+use crate::kvm::host::{Host, HostError};
 use crate::kvm::vcpu::VcpuError;
 use crate::kvm::vm::VmError;
 use crate::memory::{Ram, RamError};
@@ -123,15 +123,16 @@ impl MachineError {
 /// It could not be started, or did not end well.
 pub fn run(args: &Args) -> Result<(), MachineError> {
     strata_sandbox::close_inherited(&needed(args));
-    let machine = Machine::from_file(&args.machine)
-        .map_err(|source| MachineError::Config { path: args.machine.clone(), source })?;
+    let machine = file::read(&args.machine)?;
     let sandboxed = machine.sandbox && !args.no_sandbox;
     signals::block().map_err(MachineError::system("block signals"))?;
     let _held = match args.namespaces {
         Namespaces::Given => Some(service::hold(&args.run_dir, &machine)?),
         Namespaces::Own => None,
     };
-    let mut parts = parts::Parts::open(machine, args)?;
+    let host = Host::open()?;
+    host.require_hardware()?;
+    let mut parts = parts::Parts::open(machine, args, host)?;
 
     let isolated = if sandboxed {
         let spec = Spec {
@@ -156,13 +157,8 @@ pub fn run(args: &Args) -> Result<(), MachineError> {
 
 /// The descriptors that are ours although we did not open them.
 fn needed(args: &Args) -> Vec<RawFd> {
-    let inherited = |path: &Path| {
-        let text = path.to_str()?;
-        let number = text.strip_prefix("/dev/fd/").or_else(|| text.strip_prefix("/proc/self/fd/"))?;
-        number.parse().ok()
-    };
     // Without a descriptor for the console it is standard input.
-    [inherited(&args.machine), Some(args.console_fd.unwrap_or(0))].into_iter().flatten().collect()
+    [file::descriptor(&args.machine), Some(args.console_fd.unwrap_or(0))].into_iter().flatten().collect()
 }
 
 /// PCI configuration space, on a huge page where there is one: then a guest scans the bus with one page fault.

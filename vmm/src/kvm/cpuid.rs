@@ -26,8 +26,6 @@ pub struct Wanted {
     pub nested: bool,
     /// Local APIC timers have the TSC deadline mode.
     pub tsc_deadline: bool,
-    /// The guest's TSC frequency, if known.
-    pub tsc_khz: Option<u32>,
     /// Each vCPU has a CPU of its own.
     pub pinned: bool,
 }
@@ -53,11 +51,24 @@ impl Template {
             adapt(entry, wanted);
         }
         entries.extend(extended_topology(wanted.cpus));
-        timing(&mut entries, wanted.tsc_khz);
         cut(&mut entries, 0);
         cut(&mut entries, 0x8000_0000);
         entries.sort_by_key(|e| (e.function, e.index));
         Self { entries, cpus: wanted.cpus }
+    }
+
+    /// The same with the frequencies of the guest's timers, which are known only once there is a vCPU. For guests that
+    /// would measure them otherwise; Linux has its own ways with KVM.
+    #[must_use]
+    pub fn with_timing(&self, tsc_khz: u32) -> Self {
+        let mut template = self.clone();
+        if let Some(root) = template.entries.iter_mut().find(|e| e.function == HYPERVISOR) {
+            root.eax = TIMING;
+            let entry =
+                kvm_cpuid_entry2 { function: TIMING, eax: tsc_khz, ebx: APIC_KHZ, ..Default::default() };
+            template.entries.push(entry);
+        }
+        template
     }
 
     /// The list for vCPU `index`.
@@ -207,13 +218,6 @@ fn extended_topology(cpus: u8) -> impl Iterator<Item = kvm_cpuid_entry2> {
             ..Default::default()
         }
     })
-}
-
-fn timing(entries: &mut Vec<kvm_cpuid_entry2>, tsc_khz: Option<u32>) {
-    let Some(tsc_khz) = tsc_khz else { return };
-    let Some(root) = entries.iter_mut().find(|e| e.function == HYPERVISOR) else { return };
-    root.eax = TIMING;
-    entries.push(kvm_cpuid_entry2 { function: TIMING, eax: tsc_khz, ebx: APIC_KHZ, ..Default::default() });
 }
 
 /// Removes what says nothing from the end of the range that begins at `base`, and lowers its maximum.

@@ -8,7 +8,7 @@ fn entry(function: u32, index: u32, regs: [u32; 4]) -> kvm_cpuid_entry2 {
 }
 
 fn wanted(cpus: u8) -> Wanted {
-    Wanted { cpus, nested: true, tsc_deadline: true, tsc_khz: None, pinned: false }
+    Wanted { cpus, nested: true, tsc_deadline: true, pinned: false }
 }
 
 fn amd() -> Vec<kvm_cpuid_entry2> {
@@ -112,7 +112,7 @@ fn nesting_is_shown_only_where_it_is_wanted_and_there() {
 
 #[test]
 fn timers_and_hints_follow_the_machine() {
-    let list = Template::new(&amd(), Wanted { tsc_khz: Some(2_400_000), ..wanted(1) }).of(0).unwrap();
+    let list = Template::new(&amd(), wanted(1)).with_timing(2_400_000).of(0).unwrap();
     assert_ne!(get(&list, 1, 0)[2] & ecx1::TSC_DEADLINE, 0);
     assert_ne!(get(&list, 1, 0)[2] & ecx1::HYPERVISOR, 0);
     assert_eq!(get(&list, 1, 0)[2] & ecx1::PDCM, 0);

@@ -113,11 +113,16 @@ impl Board {
         let rsdp = acpi::write(&ram.memory, &facts)?;
         let start = parts.payload.load(&ram.memory, ram.size, rsdp)?;
 
+        let mut cpuid = None;
         let mut vcpus = Vec::new();
         let mut meters = Meters { vm: open_stats(&**vm.fd()), vcpus: Vec::new() };
         for index in 0..cpus {
             let fd = vm.vcpu(index.into())?;
-            vcpu::prepare(&fd, index, &parts.cpuid, (index == 0).then_some(start))?;
+            let cpuid = cpuid.get_or_insert_with(|| match fd.get_tsc_khz() {
+                Ok(khz) if khz > 0 => parts.cpuid.with_timing(khz),
+                _ => parts.cpuid.clone(),
+            });
+            vcpu::prepare(&fd, index, cpuid, (index == 0).then_some(start))?;
             let exits = Arc::new(Exits::default());
             meters.vcpus.push((open_stats(&fd), Arc::clone(&exits)));
             vcpus.push((index, fd, exits));

@@ -313,3 +313,7 @@ impl Life {
         (answer, outcome)
     }
 }
+
+#[cfg(test)]
+#[path = "life_test.rs"]
+mod life_test;

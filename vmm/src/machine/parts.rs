@@ -42,7 +42,11 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn open(machine: Machine, args: &Args) -> Result<Self, MachineError> {
+    /// Opens everything for `machine` on `host`.
+    ///
+    /// # Errors
+    /// Something is missing, is not what it should be, or does not fit.
+    pub(super) fn open(machine: Machine, args: &Args, host: Host) -> Result<Self, MachineError> {
         let facts =
             Facts { console: machine.console != Console::Off, serial: machine.serial != Console::Off };
         let kernel = Kernel::open(&machine.kernel)?;
@@ -51,8 +55,6 @@ impl Parts {
         let payload = Payload { kernel, initrd, cmdline };
         payload.place(machine.memory.size)?;
 
-        let host = Host::open()?;
-        host.require_hardware()?;
         host.require_vcpus(machine.cpus.into())?;
         let cpuid = Template::new(
             host.supported.as_slice(),
@@ -60,7 +62,6 @@ impl Parts {
                 cpus: machine.cpus,
                 nested: machine.vcpu.nested,
                 tsc_deadline: host.tsc_deadline,
-                tsc_khz: None,
                 pinned: false,
             },
         );

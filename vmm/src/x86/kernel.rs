@@ -261,4 +261,4 @@ fn le64(bytes: &[u8], at: usize) -> Option<u64> {
 
 #[cfg(test)]
 #[path = "kernel_test.rs"]
-mod kernel_test;
+pub(crate) mod kernel_test;

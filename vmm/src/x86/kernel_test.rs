@@ -45,9 +45,9 @@ fn bzimage() -> Vec<u8> {
     file
 }
 
-/// One segment of 0x20 bytes in the file and 0x40 in memory at 16 MiB, and a note with the entry point.
-fn vmlinux() -> Vec<u8> {
-    let mut file = vec![0; 0x300];
+/// One segment at 16 MiB that holds `code`, followed by as many zeroes, and a note that names its 16th byte as entry.
+pub(crate) fn vmlinux(code: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 0x200 + code.len().max(0x40)];
     put(&mut file, 0, b"\x7fELF\x02\x01\x01");
     put(&mut file, 18, &62_u16.to_le_bytes());
     put(&mut file, 32, &64_u64.to_le_bytes());
@@ -59,16 +59,17 @@ fn vmlinux() -> Vec<u8> {
             put(&mut file, at + offset, &word.to_le_bytes());
         }
     };
-    header(64, 1, [(8, 0x200), (24, 0x100_0000), (32, 0x20), (40, 0x40)]);
-    header(120, 4, [(8, 0x240), (24, 0), (32, 40), (40, 40)]);
-    put(&mut file, 0x200, &[0xaa; 0x20]);
+    let size = code.len() as u64;
+    header(64, 1, [(8, 0x200), (24, 0x100_0000), (32, size), (40, 2 * size)]);
+    header(120, 4, [(8, 0x180), (24, 0), (32, 40), (40, 40)]);
+    put(&mut file, 0x200, code);
     // Another note first, with a name that needs padding.
-    for (at, word) in [(0x240, 4_u32), (0x244, 4), (0x248, 1), (0x254, 4), (0x258, 4), (0x25c, 18)] {
+    for (at, word) in [(0x180, 4_u32), (0x184, 4), (0x188, 1), (0x194, 4), (0x198, 4), (0x19c, 18)] {
         put(&mut file, at, &word.to_le_bytes());
     }
-    put(&mut file, 0x24c, b"GNU\0");
-    put(&mut file, 0x260, b"Xen\0");
-    put(&mut file, 0x264, &0x100_0010_u32.to_le_bytes());
+    put(&mut file, 0x18c, b"GNU\0");
+    put(&mut file, 0x1a0, b"Xen\0");
+    put(&mut file, 0x1a4, &0x100_0010_u32.to_le_bytes());
     file
 }
 
@@ -89,7 +90,7 @@ fn a_bzimage_is_loaded_where_it_wants() {
 
 #[test]
 fn a_vmlinux_is_loaded_and_its_bss_cleared() {
-    let kernel = open(&vmlinux()).unwrap();
+    let kernel = open(&vmlinux(&[0xaa; 0x20])).unwrap();
     assert_eq!(kernel.span(), 16 * MIB..16 * MIB + 0x40);
     let memory = Memory::anonymous(32 * MIB).unwrap();
     memory.write_at(16 * MIB, &[0xff; 0x50]).unwrap();
@@ -104,7 +105,7 @@ fn a_vmlinux_is_loaded_and_its_bss_cleared() {
 #[test]
 fn memory_too_small_is_an_error_not_a_crash() {
     let memory = Memory::anonymous(16 * MIB).unwrap();
-    for image in [bzimage(), vmlinux()] {
+    for image in [bzimage(), vmlinux(&[0xaa; 0x20])] {
         assert!(matches!(open(&image).unwrap().load(&memory), Err(KernelError::Memory { .. })));
     }
 }
@@ -138,12 +139,12 @@ fn a_short_header_does_not_lend_its_code_as_fields() {
 #[test]
 fn elf_files_that_cannot_boot_are_refused() {
     let with = |at, value: &[u8]| {
-        let mut file = vmlinux();
+        let mut file = vmlinux(&[0xaa; 0x20]);
         put(&mut file, at, value);
         refusal(&file)
     };
-    assert!(with(0x25c, &[17]).contains("CONFIG_PVH=y"));
-    assert!(with(0x264, &[0, 0, 0, 2]).contains("entry point lies outside"));
+    assert!(with(0x19c, &[17]).contains("CONFIG_PVH=y"));
+    assert!(with(0x1a4, &[0, 0, 0, 2]).contains("entry point lies outside"));
     assert!(with(32, &[0xff; 8]).contains("cut short"));
     assert!(with(56, &[0xff, 0xff]).contains("program headers"));
     assert!(with(64 + 8, &[0xff; 8]).contains("cut short"));
@@ -151,7 +152,7 @@ fn elf_files_that_cannot_boot_are_refused() {
     assert!(with(64 + 24, &[0xff; 8]).contains("between 1 MiB and 4 GiB"));
     assert!(with(64 + 40, &[0x1f]).contains("between 1 MiB and 4 GiB"));
     // A note whose sizes wrap ends the walk.
-    assert!(with(0x240, &[0xff; 4]).contains("CONFIG_PVH=y"));
+    assert!(with(0x180, &[0xff; 4]).contains("CONFIG_PVH=y"));
 }
 
 #[test]
