@@ -24,8 +24,7 @@ use crate::place::Place;
 use crate::{kernel, tool};
 
 /// A busy host lets the timer check at boot and the lockup detector see things that are not there.
-const KERNEL_PARAMETERS: &str =
-    "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
+const KERNEL_PARAMETERS: &str = "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
 
 /// A machine to be, with sizes from the environment (`RIG_CPUS`, `RIG_MEM` in MiB, `RIG_SECONDS`, `RIG_ICOUNT=1`).
 #[derive(Clone, Debug)]
