@@ -11,7 +11,7 @@ pub(crate) mod window;
 pub(crate) mod window_test;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,12 +36,15 @@ pub(crate) async fn run(args: &ExitsArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let before = Reading::take(&running, ANSWER).await?;
     let histogram = Histogram::start(&ids);
+    let started = Instant::now();
     tokio::select! {
         () = tokio::time::sleep(args.time) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let reasons = histogram.and_then(|histogram| histogram.counts()).map_err(|error| error.to_string());
+    let seconds = started.elapsed().as_secs_f64();
+    let reasons = histogram.and_then(|histogram| histogram.counts());
+    let reasons = reasons.map(|counts| (counts, seconds)).map_err(|error| error.to_string());
     let after = Reading::take(&running, ANSWER).await?;
     let window = window::compare(&before, &after, reasons, &vcpus);
     match args.output.output {

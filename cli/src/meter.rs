@@ -68,7 +68,7 @@ pub(crate) fn control_socket(folder: &Path, id: &str) -> PathBuf {
 /// What a backend of this kind of device speaks.
 fn interface(kind: &str) -> Option<&'static str> {
     match kind {
-        "block" => Some("io.strata.Disk"),
+        "block" | "blk" => Some("io.strata.Disk"),
         "net" => Some("io.strata.Net"),
         _ => None,
     }

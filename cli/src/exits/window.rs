@@ -46,6 +46,8 @@ pub(crate) struct Window {
     /// Null where the tracepoint cannot be used; then `reasons_unavailable` says why.
     pub(crate) reasons: Option<Vec<Reason>>,
     pub(crate) reasons_unavailable: Option<String>,
+    /// How long the tracepoint counted: within `seconds`.
+    pub(crate) reasons_seconds: Option<f64>,
     pub(crate) vcpus: Vec<Vcpu>,
     /// Null where no disk's backend counts.
     pub(crate) io: Option<Share>,
@@ -90,11 +92,12 @@ pub(crate) struct Share {
     pub(crate) exits_each: Option<f64>,
 }
 
-/// Compares. `reasons` are the histogram's counts, or why there are none; `threads` says which vCPU a thread is.
+/// Compares. `reasons` are the histogram's counts and its seconds, or why there are none; `threads` says which vCPU a
+/// thread is.
 pub(crate) fn compare(
     before: &Reading,
     after: &Reading,
-    reasons: Result<Counts, String>,
+    reasons: Result<(Counts, f64), String>,
     threads: &BTreeMap<u32, u32>,
 ) -> Window {
     let seconds = after.at.saturating_duration_since(before.at).as_secs_f64();
@@ -127,9 +130,11 @@ pub(crate) fn compare(
         Some(Share { count, per_second: per_second(count), exits_each })
     };
     let (io, packets) = (share(requests), share(packets));
-    let (reasons, reasons_unavailable) = match reasons {
-        Ok(counts) => (Some(by_reason(&counts, threads, seconds)), None),
-        Err(why) => (None, Some(why)),
+    let (reasons, reasons_seconds, reasons_unavailable) = match reasons {
+        Ok((counts, seconds)) => {
+            (Some(by_reason(&counts, threads, seconds)), Some(round(seconds, 1000.0)), None)
+        }
+        Err(why) => (None, None, Some(why)),
     };
     Window {
         name: after.status.name.clone(),
@@ -140,6 +145,7 @@ pub(crate) fn compare(
         kinds,
         reasons,
         reasons_unavailable,
+        reasons_seconds,
         vcpus,
         io,
         packets,
@@ -197,7 +203,8 @@ pub(crate) fn text(window: &Window) -> String {
                 let name = format!("{} {} {:#x}", reason.isa, reason.name, reason.code);
                 row(&reason.words, reason.count, reason.per_second, name)
             });
-            let rows: Vec<_> = std::iter::once(header("BY REASON")).chain(rows).collect();
+            let head = format!("BY REASON, {:.1} S", window.reasons_seconds.unwrap_or_default());
+            let rows: Vec<_> = std::iter::once(header(&head)).chain(rows).collect();
             text.push_str(&format!("\n{}", table(&rows)));
         }
         (None, why) => {

@@ -86,11 +86,13 @@ fn reasons_are_those_of_this_machines_threads() {
         ((Isa::Svm, 0x400, 502), 50),
         ((Isa::Svm, 0x400, 999), 7000),
     ]);
-    let window = compare(&before, &after, Ok(counts), &BTreeMap::from([(501, 0), (502, 1)]));
+    let window = compare(&before, &after, Ok((counts, 2.0)), &BTreeMap::from([(501, 0), (502, 1)]));
     let reasons = window.reasons.as_ref().unwrap();
     let found: Vec<_> = reasons.iter().map(|reason| (reason.name.as_str(), reason.count)).collect();
     assert_eq!(found, [("NPF", 150), ("HLT", 50)]);
     assert_eq!(reasons[0].vcpus, BTreeMap::from([(0, 100), (1, 50)]));
+    assert_eq!(reasons[1].per_second, 25.0);
+    assert!(text(&window).contains("\nBY REASON, 2.0 S "));
     assert!(text(&window).contains("svm NPF 0x400\n"));
 }
 
@@ -99,7 +101,7 @@ fn what_is_not_counted_is_said_and_null() {
     let start = Instant::now();
     let before = reading(start, &[&[]], &[]);
     let after = reading(start + Duration::from_secs(1), &[&[]], &[]);
-    let window = compare(&before, &after, Ok(Counts::new()), &BTreeMap::new());
+    let window = compare(&before, &after, Ok((Counts::new(), 1.0)), &BTreeMap::new());
     let json = serde_json::to_value(&window).unwrap();
     for key in ["exits", "exits_per_second", "io", "packets"] {
         assert!(json[key].is_null(), "{key}: {json}");
