@@ -4,7 +4,7 @@
 //! `/dev/fd/N` is taken by its number: the folder is not everywhere, and descriptor N is closed afterwards.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::fd::{FromRawFd, RawFd};
 use std::path::Path;
 
@@ -35,7 +35,9 @@ pub(super) fn read(path: &Path) -> Result<Machine, MachineError> {
         return Err(failed(std::io::Error::last_os_error()));
     }
     // SAFETY: the command line gives us this open descriptor, and nothing else in this process has it.
-    let file = unsafe { File::from_raw_fd(fd) };
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    // As opening it would: whoever wrote it may have left it at its end. A pipe has no beginning to go to.
+    let _ = file.rewind();
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
     text.parse().map_err(wrong)

@@ -1,5 +1,5 @@
 use std::fs::OpenOptions;
-use std::io::{Seek, Write};
+use std::io::Write;
 use std::os::fd::IntoRawFd;
 
 use super::*;
@@ -19,10 +19,9 @@ fn descriptors_are_told_from_paths() {
 }
 
 #[test]
-fn a_descriptor_is_read_from_where_it_stands_and_closed() {
+fn a_descriptor_is_read_from_its_start() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"kernel = \"/k\"\ncpus = 3\n").unwrap();
-    file.rewind().unwrap();
     let fd = file.into_raw_fd();
     let path = format!("/dev/fd/{fd}");
     assert_eq!(read(Path::new(&path)).unwrap().cpus, 3);
@@ -33,7 +32,6 @@ fn a_wrong_file_names_itself_and_its_fault() {
     let mut file =
         OpenOptions::new().read(true).write(true).open(tempfile::NamedTempFile::new().unwrap()).unwrap();
     file.write_all(b"kernel = \"/k\"\ncpus = 0\n").unwrap();
-    file.rewind().unwrap();
     let path = format!("/dev/fd/{}", file.into_raw_fd());
     let error = read(Path::new(&path)).unwrap_err();
     assert_eq!(error.to_string(), format!("machine file {path}"));
