@@ -2,15 +2,22 @@
 //! `driver`). A real driver lives in a guest; this one lives in the test's process, over the same kind of
 //! memory, and keeps to the same rules (virtio 1.2 sections 2.7.13, 2.7.14).
 //!
-//! ```ignore
+//! ```no_run
+//! # use std::{path::Path, sync::Arc, time::Duration};
+//! # use strata_virtio::driver::{Buf, DriverQueue, Frontend};
+//! # use strata_virtio::spec::RING_FEATURES;
+//! # use strata_virtio::memory::Memory;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let memory = Arc::new(Memory::anonymous(64 << 20)?);
 //! let mut queue = DriverQueue::new(&memory, 0x1000, 256, RING_FEATURES)?;
-//! let mut frontend = Frontend::connect(&socket, RING_FEATURES)?;
+//! let mut frontend = Frontend::connect(Path::new("disk.sock"), RING_FEATURES)?;
 //! frontend.set_memory(&memory)?;
 //! frontend.start(0, &queue, 0)?;
 //! queue.add(&[Buf::readable(0x10_0000, 16), Buf::writable(0x20_0000, 4096)]);
 //! queue.kick();
-//! let (head, written) = queue.wait(Duration::from_secs(10)).unwrap();
+//! let (head, written) = queue.wait(Duration::from_secs(10)).ok_or("no answer")?;
+//! # Ok(())
+//! # }
 //! ```
 
 mod frontend;
