@@ -12,6 +12,7 @@ use strata_tests::{Case, Context, image, qemu};
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::kvm("foreign::qemu_storage_daemon_serves_our_vmm", qemu_storage_daemon_serves_our_vmm),
+        Case::kvm("foreign::vhost_device_rng_serves_our_vmm", vhost_device_rng_serves_our_vmm),
         Case::host("foreign::vhost_blk_serves_qemu", vhost_blk_serves_qemu),
         Case::host("foreign::vhost_blk_serves_qemu_read_only", vhost_blk_serves_qemu_read_only),
         Case::host("foreign::vhost_net_serves_qemu", vhost_net_serves_qemu),
@@ -54,6 +55,30 @@ fn qemu_storage_daemon_serves_our_vmm(context: &Context) -> anyhow::Result<()> {
     drop(daemon);
     ensure!(image::sha256(&disk, 16 * MIB)? == sum, "the image holds something else than the guest wrote");
     Ok(())
+}
+
+/// The source is a file of one byte repeated, so the guest's random numbers show where they come from.
+fn vhost_device_rng_serves_our_vmm(context: &Context) -> anyhow::Result<()> {
+    let (source, socket) = (context.file("source"), context.file("rng.sock"));
+    std::fs::write(&source, vec![0xa5; 1 << 20])?;
+    let program = context.place.crates().join("bin/vhost-device-rng");
+    ensure!(program.is_file(), "{} is missing: cargo xtask setup", program.display());
+    let mut device = Command::new(program);
+    device.arg("--socket-path").arg(&socket).arg("--rng-source").arg(&source);
+    let mut device = process::start("vhost-device-rng", &mut device)?;
+    let socket = context.file("rng.sock0");
+    socket_appears(&socket, &mut device)?;
+    let script = "
+say source $(cat /sys/class/misc/hw_random/rng_current)
+say numbers $(head -c 64 /dev/hwrng | hexdump -v -e '1/1 \"%02x\"' | tail -c 16)
+";
+    let machine =
+        context.machine(script)?.arg("--device").arg(&format!("socket={},type=rng", socket.display()));
+    let mut vm = machine.start()?;
+    ensure!(vm.guest_value("source")?.starts_with("virtio_rng"), "the guest's generator is not ours");
+    let numbers = vm.guest_value("numbers")?;
+    ensure!(numbers == "a5".repeat(8), "not the device's bytes: {numbers}");
+    vm.expect_exit(0)
 }
 
 fn serve_blk(context: &Context, disk: &Path, more: &[&str]) -> anyhow::Result<Process> {

@@ -35,13 +35,21 @@ fn honest(_: u32, reply: Reply) -> Option<Reply> {
     Some(reply)
 }
 
+/// What clients said.
+#[derive(Default)]
+struct Heard {
+    /// The backend's own channel of the latest client.
+    channel: Option<UnixStream>,
+    /// Every request, oldest first.
+    requests: Vec<Req>,
+}
+
 /// Answers one client after the other by the book, through a script.
 struct Liar {
     path: PathBuf,
     _dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
-    /// The backend's own channel of the latest client.
-    channel: Arc<Mutex<Option<std::os::unix::net::UnixStream>>>,
+    heard: Arc<Mutex<Heard>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -52,8 +60,8 @@ impl Liar {
         let listener = UnixListener::bind(&path).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
-        let channel = Arc::new(Mutex::new(None));
-        let keep = Arc::clone(&channel);
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let keep = Arc::clone(&heard);
         let thread = std::thread::spawn(move || {
             while let Ok((mut client, _)) = listener.accept() {
                 if stopping.load(Ordering::SeqCst) {
@@ -62,7 +70,7 @@ impl Liar {
                 while serve(&mut client, &mut script, &keep).is_some() {}
             }
         });
-        Self { path, _dir: dir, stop, channel, thread: Some(thread) }
+        Self { path, _dir: dir, stop, heard, thread: Some(thread) }
     }
 
     fn connect(&self) -> Result<(PciDevice, Handle), FrontendError> {
@@ -92,19 +100,18 @@ fn honest_body(code: Req, body: &[u8], need: bool) -> Option<(Vec<u8>, usize)> {
     })
 }
 
-fn serve(
-    client: &mut UnixStream,
-    script: &mut Script,
-    keep: &Mutex<Option<std::os::unix::net::UnixStream>>,
-) -> Option<()> {
+fn serve(client: &mut UnixStream, script: &mut Script, heard: &Mutex<Heard>) -> Option<()> {
     let stop: OwnedFd = EventFd::from_flags(EfdFlags::empty()).unwrap().into();
     let wire = wire::Wire::new(client.try_clone().unwrap().into(), Arc::new(stop));
     let mut message = wire.receive(0, wire::Limit::of(Some(LIMIT))).ok()?;
     let need = message.flags & wire::NEED_REPLY != 0;
     let code = Req::try_from(message.code).unwrap();
+    let mut heard = heard.lock().unwrap();
+    heard.requests.push(code);
     if code == Req::SET_BACKEND_REQ_FD {
-        *keep.lock().unwrap() = message.fds.pop().map(Into::into);
+        heard.channel = message.fds.pop().map(Into::into);
     }
+    drop(heard);
     let Some((body, fds)) = honest_body(code, &message.body, need) else { return Some(()) };
     let reply = script(message.code, Reply { code: message.code, flags: 5, size: None, body, fds })?;
     let size = reply.size.unwrap_or(reply.body.len() as u32);
@@ -224,11 +231,37 @@ fn a_ring_that_a_backend_refuses_does_not_start() {
     assert_eq!((handle.state(), handle.losses()), (State::Connected, 0));
 }
 
+/// Between SET_VRING_KICK and SET_VRING_ENABLE, backends take kicks and throw them away. A driver kicks as soon as its
+/// ring is started, so that has to wait until the ring runs, which a backend without acknowledgements does not say.
+#[test]
+fn a_started_ring_runs_also_where_nothing_is_acknowledged() {
+    for acknowledges in [true, false] {
+        let liar = Liar::new(Box::new(move |code, mut reply| {
+            if code == u32::from(Req::GET_PROTOCOL_FEATURES) && !acknowledges {
+                reply.body = (PROTOCOL & !(1 << 3)).to_ne_bytes().to_vec();
+            }
+            Some(reply)
+        }));
+        let (PciDevice { mut device, .. }, _handle) = liar.connect().unwrap();
+        let memory = Arc::new(Memory::anonymous(1 << 20).unwrap());
+        device.set_features(F_VERSION_1);
+        let queue = DriverQueue::new(&memory, 0, 64, F_VERSION_1).unwrap();
+        device.start_queue(queue.setup(0, 0).unwrap()).unwrap();
+        let requests = liar.heard.lock().unwrap().requests.clone();
+        let last: &[Req] = if acknowledges {
+            &[Req::SET_VRING_KICK, Req::SET_VRING_ENABLE]
+        } else {
+            &[Req::SET_VRING_KICK, Req::SET_VRING_ENABLE, Req::GET_FEATURES]
+        };
+        assert!(requests.ends_with(last), "{requests:?}");
+    }
+}
+
 #[test]
 fn a_flood_of_changes_is_calmed_and_nonsense_on_the_channel_ends_it() {
     let liar = Liar::new(Box::new(honest));
     let (PciDevice { device, .. }, handle) = liar.connect().unwrap();
-    let mut channel = liar.channel.lock().unwrap().take().unwrap();
+    let mut channel = liar.heard.lock().unwrap().channel.take().unwrap();
     channel.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     channel.set_read_timeout(Some(LIMIT)).unwrap();
     let change = [2_u32, 1, 0].map(u32::to_ne_bytes).concat();
@@ -243,7 +276,7 @@ fn a_flood_of_changes_is_calmed_and_nonsense_on_the_channel_ends_it() {
 
     let liar = Liar::new(Box::new(honest));
     let (PciDevice { device, .. }, handle) = liar.connect().unwrap();
-    let mut channel = liar.channel.lock().unwrap().take().unwrap();
+    let mut channel = liar.heard.lock().unwrap().channel.take().unwrap();
     channel.set_read_timeout(Some(LIMIT)).unwrap();
     for (code, answer) in [(2_u32, 0_u64), (9, 1), (2, 0)] {
         channel.write_all(&[code, 9, 0].map(u32::to_ne_bytes).concat()).unwrap();

@@ -236,7 +236,13 @@ impl Session {
         if self.features & F_PROTOCOL_FEATURES == 0 {
             return Ok(());
         }
-        self.set("SET_VRING_ENABLE", Req::SET_VRING_ENABLE, &vring(index, on.into()), &[])
+        self.set("SET_VRING_ENABLE", Req::SET_VRING_ENABLE, &vring(index, on.into()), &[])?;
+        if on && !self.has(Protocol::REPLY_ACK) {
+            // Backends watch a ring's kick from SET_VRING_KICK on and throw away one that comes while the ring rests:
+            // a driver that kicks at once would wait for ever. Any answer says that the ring runs by now.
+            self.get("GET_FEATURES", Req::GET_FEATURES, Limit::of(Some(ANSWER)))?;
+        }
+        Ok(())
     }
 
     /// Stops a ring, which drains it, and says where to go on.
