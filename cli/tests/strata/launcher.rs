@@ -47,9 +47,10 @@ impl Place {
 
     /// The command with this place's folders in its environment.
     pub(crate) fn strata(&self, args: &[&str]) -> Command {
-        // Whoever runs the tests may ignore SIGHUP (nohup, some CI), which the launcher would respect.
+        // Whoever runs the tests may ignore signals (nohup SIGHUP, a shell's background jobs SIGINT and SIGQUIT), which
+        // the launcher would respect.
         let mut command = Command::new("env");
-        command.arg("--default-signal=HUP").arg(env!("CARGO_BIN_EXE_strata"));
+        command.arg("--default-signal=HUP,INT,QUIT").arg(env!("CARGO_BIN_EXE_strata"));
         command.args(args).current_dir(self.folder.path());
         command.env("STRATA_RUN_DIR", self.path("run")).env("STRATA_LIBEXEC", self.path("libexec"));
         command.env("FAKE_ARGS", self.path("args"));

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
+    start::as_from_a_shell();
     println!("running {} tests", chosen.len());
     let failed: Vec<&str> = chosen.iter().filter(|case| !passes(case)).map(|(name, _)| *name).collect();
     println!("\n{} passed; {} failed: {failed:?}", chosen.len() - failed.len(), failed.len());

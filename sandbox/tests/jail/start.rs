@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use strata_sandbox::Role;
 
 /// As whom an inmate is started.
@@ -41,6 +42,16 @@ pub(crate) fn is_mapped(uid: u32) -> bool {
 
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// What inmates inherit must not depend on who runs the tests: nohup ignores SIGHUP, a shell's background job SIGINT
+/// and SIGQUIT, and an ignored signal ends nobody.
+#[allow(unsafe_code)] // signal
+pub(crate) fn as_from_a_shell() {
+    for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: no handler is installed, and no thread but this one runs yet.
+        unsafe { signal(ignored, SigHandler::SigDfl) }.unwrap();
+    }
 }
 
 /// How far an inmate goes into its sandbox.
