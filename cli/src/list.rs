@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use strata_config::{Name, Size};
 use strata_ipc::{Client, Statistics, Status};
+use strata_sandbox::audit;
 
 use crate::args::Output;
 use crate::control;
@@ -47,12 +48,37 @@ struct ListedDevice {
 struct Process {
     id: String,
     pid: u32,
+    /// Null where the process has gone.
+    sandbox: Option<Sandbox>,
+}
+
+/// What holds a process in, as the kernel says; under a service manager's sandbox some of it is the manager's.
+#[derive(Debug, Serialize)]
+struct Sandbox {
+    /// Nothing is missing, as far as the caller may see.
+    locked: bool,
+    /// In words.
+    found: String,
+    /// What is missing, a line each.
+    gaps: Vec<String>,
+}
+
+impl Process {
+    fn look(id: String, pid: u32) -> Self {
+        let report = i32::try_from(pid).ok().and_then(|pid| audit(pid).ok());
+        let sandbox = report.map(|report| Sandbox {
+            locked: report.is_locked(),
+            found: report.to_string(),
+            gaps: report.gaps(),
+        });
+        Self { id, pid, sandbox }
+    }
 }
 
 async fn listed(running: &Running) -> Listed {
     let status = async { Client::connect(&running.control(), ANSWER).await?.status().await };
     let status: Option<Status> = status.await.ok();
-    let processes = running.processes().into_iter().map(|(id, pid)| Process { id, pid }).collect();
+    let processes = running.processes().into_iter().map(|(id, pid)| Process::look(id, pid)).collect();
     let (name, pid) = (running.name(), running.pid);
     let Some(status) = status else {
         let devices = Vec::new();
@@ -95,7 +121,8 @@ pub(crate) async fn ps(output: Output) -> anyhow::Result<()> {
     match output {
         Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&machines)?))?,
         Output::Text => {
-            let header = ["NAME", "STATE", "CPUS", "MEMORY", "BACKING", "DEVICES", "PIDS"].map(str::to_owned);
+            let header = ["NAME", "STATE", "CPUS", "MEMORY", "BACKING", "SANDBOX", "DEVICES", "PIDS"]
+                .map(str::to_owned);
             let rows: Vec<_> = std::iter::once(header).chain(machines.iter().map(row)).collect();
             print(&table(&rows))?;
         }
@@ -103,7 +130,7 @@ pub(crate) async fn ps(output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(machine: &Listed) -> [String; 7] {
+fn row(machine: &Listed) -> [String; 8] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let devices: Vec<String> = machine
         .devices
@@ -121,9 +148,23 @@ fn row(machine: &Listed) -> [String; 7] {
         or_dash(machine.cpus.map(|cpus| cpus.to_string())),
         or_dash(machine.memory_bytes.map(|bytes| Size(bytes).to_string())),
         or_dash(machine.memory_backing.clone()),
+        sandboxes(&machine.processes),
         if devices.is_empty() { "-".to_owned() } else { devices.join(",") },
         format!("strata={} {}", machine.pid, pids.join(" ")).trim_end().to_owned(),
     ]
+}
+
+/// `locked` if all processes are, else those that are not.
+fn sandboxes(processes: &[Process]) -> String {
+    let known: Vec<_> =
+        processes.iter().filter_map(|process| Some((&process.id, process.sandbox.as_ref()?))).collect();
+    let open: Vec<_> =
+        known.iter().filter(|(_, sandbox)| !sandbox.locked).map(|(id, _)| id.as_str()).collect();
+    match (known.is_empty(), open.is_empty()) {
+        (true, _) => "-".to_owned(),
+        (_, true) => "locked".to_owned(),
+        _ => format!("OPEN({})", open.join(",")),
+    }
 }
 
 /// Columns as wide as their widest cell, two spaces between, no spaces at the end of a line.
@@ -176,6 +217,9 @@ fn text(shown: &Shown) -> String {
     add("launcher", format!("pid {}", machine.pid));
     for process in &machine.processes {
         add(&process.id, format!("pid {}", process.pid));
+        if let Some(sandbox) = &process.sandbox {
+            add(&format!("{}.sandbox", process.id), sandbox.found.clone());
+        }
     }
     for device in &machine.devices {
         add(&device.id, format!("{}, {}, {} queues", device.kind, device.state, device.queues));
@@ -217,8 +261,21 @@ mod tests {
             memory_bytes: None,
             memory_backing: None,
             devices: vec![],
-            processes: vec![Process { id: "vmm".into(), pid: 8 }],
+            processes: vec![Process { id: "vmm".into(), pid: 8, sandbox: None }],
         };
-        assert_eq!(row(&machine), ["web", "unresponsive", "-", "-", "-", "-", "strata=7 vmm=8"]);
+        assert_eq!(row(&machine), ["web", "unresponsive", "-", "-", "-", "-", "-", "strata=7 vmm=8"]);
+    }
+
+    #[test]
+    fn a_process_that_is_not_locked_is_named() {
+        let process = |id: &str, locked| {
+            let sandbox = Sandbox { locked, found: String::new(), gaps: vec![] };
+            Process { id: id.into(), pid: 1, sandbox: Some(sandbox) }
+        };
+        assert_eq!(sandboxes(&[process("vmm", true), process("disk0", true)]), "locked");
+        assert_eq!(sandboxes(&[process("vmm", false), process("disk0", true)]), "OPEN(vmm)");
+        // This test's own process has no filter.
+        let sandbox = Process::look("me".into(), std::process::id()).sandbox.expect("it runs");
+        assert!(!sandbox.locked && sandbox.gaps.contains(&"no system call filter".to_owned()), "{sandbox:?}");
     }
 }

@@ -43,6 +43,10 @@ fn every_process_is_locked(context: &Context) -> anyhow::Result<()> {
     for id in ["vmm", "disk0", "disk1", "net0"] {
         is_locked(vm.pid_of(id)?, id)?;
     }
+    // What users are shown is the sandbox crate's own view: it agrees.
+    let mut ps = context.start("strata", &["ps"])?;
+    ps.expect_exit(0)?;
+    ensure!(ps.output.so_far().contains(" locked "), "{}", ps.output.so_far());
     vm.type_in("go\n")?;
     vm.expect_exit(0)
 }
@@ -59,6 +63,9 @@ fn off_is_loud(context: &Context) -> anyhow::Result<()> {
             "{id} has a filter although the sandbox is off: the check above shows nothing"
         );
     }
+    let mut ps = context.start("strata", &["ps"])?;
+    ps.expect_exit(0)?;
+    ensure!(ps.output.so_far().contains(" OPEN(vmm,disk0) "), "{}", ps.output.so_far());
     vm.type_in("go\n")?;
     vm.expect_exit(0)
 }

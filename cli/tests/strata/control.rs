@@ -24,8 +24,13 @@ fn ps_and_status_show_the_machine() {
     let place = Place::new();
     let mut launcher = running(&place, &[]);
     let (vmm, disk) = (launcher.pid_of("web", "vmm"), launcher.pid_of("web", "disk0"));
-    let list: serde_json::Value =
+    let mut list: serde_json::Value =
         serde_json::from_slice(&place.output(&["ps", "--output", "json"]).stdout).unwrap();
+    for process in list[0]["processes"].as_array_mut().unwrap() {
+        let sandbox = process.as_object_mut().unwrap().remove("sandbox").unwrap();
+        assert_eq!(sandbox["locked"], false, "the stand-ins have no sandbox: {sandbox}");
+        assert!(sandbox["gaps"].as_array().unwrap().contains(&"no system call filter".into()), "{sandbox}");
+    }
     let expected = serde_json::json!([{
         "name": "web",
         "state": "running",
@@ -40,11 +45,14 @@ fn ps_and_status_show_the_machine() {
     let table = stdout(&place.output(&["ps"]));
     let pids = format!("strata={} vmm={vmm} disk0={disk}", launcher.pid());
     assert!(table.lines().nth(1).unwrap().ends_with(&pids), "{table}");
+    assert!(table.contains(" OPEN(vmm,disk0) "), "{table}");
     let status: serde_json::Value =
         serde_json::from_slice(&place.output(&["status", "web", "--output", "json"]).stdout).unwrap();
     assert_eq!(status["statistics"]["vm"]["exits"], 7);
     assert_eq!(status["name"], "web");
-    assert!(stdout(&place.output(&["status", "web"])).contains("disk0     block, connected, 1 queues\n"));
+    assert!(
+        stdout(&place.output(&["status", "web"])).contains("disk0          block, connected, 1 queues\n")
+    );
 }
 
 #[test]
@@ -113,7 +121,7 @@ fn stop_now_ends_a_machine_whose_vmm_does_not_answer() {
     let mut launcher = Launcher::start(&place, &["--name", "web"], &[("FAKE_VMM", "mute")]);
     launcher.pid_of("web", "vmm");
     let list = stdout(&place.output(&["ps"]));
-    assert!(list.contains("web   unresponsive  -     -       -        -"), "{list}");
+    assert!(list.contains("web   unresponsive  -     -       -        OPEN(vmm)  -"), "{list}");
     let output = place.output(&["stop", "web"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("cannot press the power button; --now ends it: no machine answers at"));

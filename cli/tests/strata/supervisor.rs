@@ -99,7 +99,7 @@ fn a_file_runs_with_flags_over_it() {
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().nth(1).filter(|row| row.contains("running")).map(str::to_owned)
     });
-    assert!(row.starts_with("web   running  3     1G      fake     disk0"), "{row}");
+    assert!(row.starts_with("web   running  3     1G      fake     OPEN(vmm,disk0)  disk0"), "{row}");
     assert!(!place.args_of("vmm").pop().unwrap().contains("--console-fd"));
     launcher.signal(Signal::SIGTERM);
     assert!(launcher.wait().success(), "{}", launcher.err());
