@@ -17,6 +17,7 @@
 //! Refuses images whose header asks for what a guest or a stranger could abuse: a backing file without a stated
 //! format, an external data file, a chain of more than [`MAX_LAYERS`].
 
+mod deferred;
 pub mod lane;
 mod mapper;
 mod node;
@@ -35,6 +36,7 @@ use imago::raw::Raw;
 use imago::{FormatAccess, Mapping};
 
 use crate::image::{Files, Format, Image, ImageError, ImageOptions};
+use deferred::Deferred;
 pub use mapper::{Mapper, Place};
 use node::Node;
 
@@ -83,6 +85,8 @@ pub enum LayersError {
 #[derive(Debug)]
 pub struct Layers {
     access: FormatAccess<Node>,
+    /// Writes to the outer image's first table.
+    deferred: Option<Arc<Deferred>>,
     /// Size of the pieces that are remembered, and its logarithm.
     granule: u64,
     granule_bits: u32,
@@ -98,11 +102,11 @@ impl Layers {
     /// [`LayersError`], naming the file.
     pub fn open(options: &ImageOptions, queues: usize) -> Result<(Files, Self), LayersError> {
         let mut files = Vec::new();
-        // The outer file is served as it is, and read as qcow2.
-        let outer = ImageOptions { format: Format::Raw, ..options.clone() };
-        let (access, cluster) = open_qcow2(&outer, &mut files)?;
+        let outer = ImageOptions { format: Format::Qcow2, ..options.clone() };
+        let Opened { access, cluster, deferred } = open_qcow2(&outer, &mut files)?;
         let layers = Self {
             access,
+            deferred,
             granule: cluster.min(GRANULE),
             granule_bits: cluster.min(GRANULE).trailing_zeros(),
             versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
@@ -126,8 +130,19 @@ impl Layers {
     /// imago's.
     pub fn grow(&self, bytes: u64) -> std::io::Result<u64> {
         self.access.resize_grow(bytes, imago::format::PreallocateMode::None)?;
-        self.access.flush()?;
+        self.hand_over()?;
+        if let Some(deferred) = &self.deferred {
+            deferred.find_table()?;
+        }
         Ok(self.access.size())
+    }
+
+    /// Gives the kernel all that only this process knows of the image.
+    fn hand_over(&self) -> std::io::Result<()> {
+        match &self.deferred {
+            Some(deferred) => deferred.behind(|| self.access.flush()),
+            None => self.access.flush(),
+        }
     }
 
     /// Where requests that go to the files directly are counted.
@@ -151,15 +166,25 @@ impl Layers {
     }
 }
 
-/// Opens one qcow2 image and, recursively, what is behind it; gives its cluster size as well.
-fn open_qcow2(
-    options: &ImageOptions,
-    files: &mut Vec<Arc<Image>>,
-) -> Result<(FormatAccess<Node>, u64), LayersError> {
-    let (node, image) = open_node(options, files)?;
+/// One qcow2 image of a chain.
+struct Opened {
+    access: FormatAccess<Node>,
+    /// Size of a cluster in bytes.
+    cluster: u64,
+    deferred: Option<Arc<Deferred>>,
+}
+
+/// Opens one qcow2 image and, recursively, what is behind it.
+fn open_qcow2(options: &ImageOptions, files: &mut Vec<Arc<Image>>) -> Result<Opened, LayersError> {
+    let image = open_file(options, files)?;
     let path = image.path();
     let broken = |source| LayersError::Format { path: path.to_owned(), source };
     let cluster = cluster_size(&image).map_err(broken)?;
+    let deferred = match options.read_only {
+        true => None,
+        false => Some(Arc::new(Deferred::new(Arc::clone(&image)).map_err(broken)?)),
+    };
+    let node = Node::new(files.len() - 1, Arc::clone(&image), deferred.clone());
     let mut qcow2 =
         Qcow2::<Node, Arc<FormatAccess<Node>>>::open_image(node, !options.read_only).map_err(broken)?;
     if qcow2.requires_external_data_file() {
@@ -172,13 +197,14 @@ fn open_qcow2(
             let options = ImageOptions {
                 path: beside(path, Path::new(file)),
                 read_only: true,
-                format: Format::Raw,
+                format: if format == "qcow2" { Format::Qcow2 } else { Format::Raw },
                 cache: options.cache,
             };
             Some(match format.as_str() {
-                "qcow2" => open_qcow2(&options, files)?.0,
+                "qcow2" => open_qcow2(&options, files)?.access,
                 "raw" | "file" => {
-                    let (node, image) = open_node(&options, files)?;
+                    let image = open_file(&options, files)?;
+                    let node = Node::new(files.len() - 1, Arc::clone(&image), None);
                     let broken = |source| LayersError::Format { path: image.path().to_owned(), source };
                     FormatAccess::new(Raw::open_image(node, false).map_err(broken)?)
                 }
@@ -192,16 +218,16 @@ fn open_qcow2(
         }
     };
     qcow2.set_backing(backing.map(Arc::new));
-    Ok((FormatAccess::new(qcow2), cluster))
+    Ok(Opened { access: FormatAccess::new(qcow2), cluster, deferred })
 }
 
-fn open_node(options: &ImageOptions, files: &mut Vec<Arc<Image>>) -> Result<(Node, Arc<Image>), LayersError> {
+fn open_file(options: &ImageOptions, files: &mut Vec<Arc<Image>>) -> Result<Arc<Image>, LayersError> {
     if files.len() >= MAX_LAYERS {
         return Err(LayersError::TooDeep(options.path.clone()));
     }
     let image = Arc::new(Image::open(options)?);
     files.push(Arc::clone(&image));
-    Ok((Node::new(files.len() - 1, Arc::clone(&image)), image))
+    Ok(image)
 }
 
 /// A name in a header is relative to the image it is in.

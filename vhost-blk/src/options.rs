@@ -68,9 +68,17 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) iops: u64,
 
+    /// Requests that may come at once after a pause; 0: a tenth of a second's worth
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "iops")]
+    pub(crate) iops_burst: u64,
+
     /// Most bytes per second, of all queues together; 0: no limit
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) bytes_per_second: u64,
+
+    /// Bytes that may be transferred at once after a pause; 0: a tenth of a second's worth
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "bytes_per_second")]
+    pub(crate) bytes_burst: u64,
 
     /// Descriptor of a listening socket for control (Varlink, io.strata.Disk)
     #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
@@ -153,7 +161,12 @@ impl Options {
 
     /// The limits to begin with.
     pub(crate) fn rates(&self) -> Rates {
-        Rates { iops: self.iops, bytes_per_second: self.bytes_per_second, ..Rates::default() }
+        Rates {
+            iops: self.iops,
+            iops_burst: self.iops_burst,
+            bytes_per_second: self.bytes_per_second,
+            bytes_burst: self.bytes_burst,
+        }
     }
 
     /// The descriptors to be kept of those that were passed down.

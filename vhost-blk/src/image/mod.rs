@@ -127,7 +127,7 @@ impl Image {
         if geometry.capacity == 0 {
             return Err(ImageError::Empty { path: path.clone(), bytes: geometry.bytes });
         }
-        if geometry.capacity * SECTOR != geometry.bytes {
+        if geometry.capacity * SECTOR != geometry.bytes && options.format != Format::Qcow2 {
             tracing::warn!(
                 "{}: {} bytes is not a whole number of {}-byte blocks; the last {} bytes are left out",
                 path.display(),
@@ -182,6 +182,34 @@ impl Image {
     /// The file system's, or the end of the image.
     pub fn read_at(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
         self.buffered.read_exact_at(out, offset)
+    }
+
+    /// As [`Image::read_at`], with zeroes behind the end.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn read_or_zero(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.buffered.read_at(rest, offset + done as u64) {
+                Ok(0) => {
+                    rest.fill(0);
+                    return Ok(());
+                }
+                Ok(read) => done += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes through the page cache.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
+        self.buffered.write_all_at(data, offset)
     }
 
     /// Whether writes are refused.

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use imago::io_buffers::IoBuffer;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use strata_virtio::limit::Throttle;
 use strata_virtio::memory::{IoSlice, Memory};
 
 use super::mapper::{Found, Place};
@@ -212,7 +213,7 @@ impl Worker {
             }
             // Before anything is confirmed.
             let flushed =
-                if changed { self.layers.access.flush().map_err(|error| errno(&error)) } else { Ok(()) };
+                if changed { self.layers.hand_over().map_err(|error| errno(&error)) } else { Ok(()) };
             for mut reply in replies.drain(..) {
                 if let (Ok(_), Err(errno)) = (reply.answer, flushed) {
                     reply.answer = Err(errno);
@@ -227,7 +228,10 @@ impl Worker {
 }
 
 fn errno(error: &io::Error) -> Errno {
-    tracing::debug!("qcow2: {error}");
+    static REFUSED: Throttle = Throttle::new(5, 60);
+    if REFUSED.allow() {
+        tracing::warn!("qcow2: {error}");
+    }
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
@@ -252,7 +256,7 @@ impl Layers {
                 Ok(written)
             }
             Ask::Sync => {
-                self.access.flush()?;
+                self.hand_over()?;
                 self.access.sync().map(|()| 0)
             }
             Ask::Discard { offset, len } => self.give_back(*offset, *len, || {

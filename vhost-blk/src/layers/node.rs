@@ -15,6 +15,7 @@ use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 use nix::errno::Errno;
 
+use super::deferred::Deferred;
 use crate::engine::Job;
 use crate::engine::syscalls::{self, Wait};
 use crate::image::Image;
@@ -25,13 +26,15 @@ pub(super) struct Node {
     index: usize,
     image: Arc<Image>,
     size: AtomicU64,
+    /// Of the file that is written to.
+    deferred: Option<Arc<Deferred>>,
     helper: CommonStorageHelper,
 }
 
 impl Node {
-    pub(super) fn new(index: usize, image: Arc<Image>) -> Self {
+    pub(super) fn new(index: usize, image: Arc<Image>, deferred: Option<Arc<Deferred>>) -> Self {
         let size = AtomicU64::new(image.geometry().bytes);
-        Self { index, image, size, helper: CommonStorageHelper::default() }
+        Self { index, image, size, deferred, helper: CommonStorageHelper::default() }
     }
 
     /// Which of the disk's files it is.
@@ -76,6 +79,12 @@ impl Storage for Node {
     }
 
     unsafe fn pure_readv(&self, mut data: IoVectorMut<'_>, mut at: u64) -> io::Result<()> {
+        if let Some(deferred) = self.deferred.as_ref().filter(|deferred| deferred.covers(at, data.len())) {
+            let mut bytes = vec![0; usize::try_from(data.len()).unwrap_or(0)];
+            deferred.read(&mut bytes, at)?;
+            data.copy_from_slice(&bytes);
+            return Ok(());
+        }
         while !data.is_empty() {
             // SAFETY: the list is used while `data`, which owns it, is borrowed.
             let list = unsafe { data.as_iovec() };
@@ -100,6 +109,11 @@ impl Storage for Node {
     }
 
     unsafe fn pure_writev(&self, mut data: IoVector<'_>, mut at: u64) -> io::Result<()> {
+        if let Some(deferred) = self.deferred.as_ref().filter(|deferred| deferred.covers(at, data.len())) {
+            let mut bytes = vec![0; usize::try_from(data.len()).unwrap_or(0)];
+            data.copy_into_slice(&mut bytes);
+            return deferred.write(&bytes, at);
+        }
         while !data.is_empty() {
             // SAFETY: the list is used while `data`, which owns it, is borrowed.
             let list = unsafe { data.as_iovec() };
