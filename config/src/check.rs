@@ -14,6 +14,7 @@ use crate::machine::{
     Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Vcpu,
 };
 use crate::name::{DeviceId, Name};
+use crate::serving::Serving;
 use crate::size::{DURATION_FORM, NumberOrText, Size, read_duration};
 
 type Checked<T> = Result<T, ConfigError>;
@@ -158,12 +159,15 @@ fn terminal(key: &str, text: &str) -> Checked<Console> {
 fn disk(entry: DiskEntry, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<Disk> {
     let id = device_id(entry.id.as_deref(), "disk", index, ids)?;
     let queues = entry.queues.map(|queues| in_range("queues", queues, 1, 64)).transpose()?;
+    let serving = Serving::check(&entry)?;
+    let serving_keys = Serving::keys(&entry);
     let source = match (entry.path, entry.socket) {
         (Some(path), None) => DiskSource::File {
             path: non_empty("path", path)?,
             format: entry.format.as_deref().map(format).transpose()?,
             readonly: entry.readonly.unwrap_or(false),
             serial: entry.serial.map(serial_number).transpose()?,
+            serving,
         },
         (None, Some(path)) => {
             let backend_keys = [
@@ -172,6 +176,7 @@ fn disk(entry: DiskEntry, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<
                 ("serial", entry.serial.is_some()),
             ];
             belongs_to_backend(&backend_keys)?;
+            belongs_to_backend(&serving_keys)?;
             DiskSource::Socket(socket(path)?)
         }
         (path, _) => return Err(one_of("path", "socket", path.is_some())),

@@ -82,7 +82,7 @@ fn all_keys_are_read() {
     assert_eq!(machine.stop_timeout, Duration::from_millis(500));
     let [root, other] = machine.disks.as_slice() else { panic!("{:?}", machine.disks) };
     assert_eq!(root.id.as_str(), "root");
-    let DiskSource::File { path, format, readonly, serial } = &root.source else { panic!("{root:?}") };
+    let DiskSource::File { path, format, readonly, serial, .. } = &root.source else { panic!("{root:?}") };
     assert_eq!(
         (path.to_str(), *format, *readonly, serial.as_deref()),
         (Some("/img"), Some(Format::Qcow2), true, Some("ABC 123"))

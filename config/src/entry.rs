@@ -31,6 +31,41 @@ pub struct DiskEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20))]
     pub serial: Option<String>,
+    /// Use of the host's page cache: `none` (direct I/O), `writeback`, `unsafe` (a flush does nothing) or `auto`;
+    /// default `auto`: `none` where the file system has direct I/O.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["auto", "none", "writeback", "unsafe"]))]
+    pub cache: Option<String>,
+    /// How requests reach the image: `io_uring`, `sync` (system calls that wait) or `auto`, the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["auto", "io_uring", "sync"]))]
+    pub engine: Option<String>,
+    /// What happens when the image fails: `report` (the guest gets the error, the default) or `stop` (the disk waits
+    /// for `strata disk resume`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["report", "stop"]))]
+    pub on_error: Option<String>,
+    /// Most requests per second; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub iops: Option<i64>,
+    /// Requests that may come at once after a pause; default: a tenth of a second's worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub iops_burst: Option<i64>,
+    /// Most bytes per second, e.g. `100M`; a plain number means MiB; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<NumberOrText>,
+    /// Bytes that may be transferred at once after a pause; default: a tenth of a second's worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_burst: Option<NumberOrText>,
+    /// Processors for the queues' threads, one each: `3`, `"2,5"` or `"2-5"`; default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<NumberOrText>,
+    /// Longest time a queue is polled before its thread sleeps, 0 (never) to 1000 microseconds; default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub poll_us: Option<i64>,
     /// Queues, 1 to 64; default: one per vCPU up to 8 for an image, all the backend has for a socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]

@@ -23,6 +23,7 @@ mod mac;
 mod machine;
 mod name;
 mod node;
+mod serving;
 mod size;
 mod write;
 
@@ -42,4 +43,5 @@ pub use machine::{
     Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Serial, Vcpu,
 };
 pub use name::{DeviceId, Name};
+pub use serving::{Cache, Engine, OnError, Serving};
 pub use size::{NumberOrText, Size};

@@ -11,6 +11,7 @@ use crate::error::ConfigError;
 use crate::file::MachineFile;
 use crate::mac::Mac;
 use crate::name::{DeviceId, Name};
+use crate::serving::Serving;
 
 /// A machine that can be built, as far as one can tell without looking at the host.
 ///
@@ -86,6 +87,8 @@ pub enum DiskSource {
         readonly: bool,
         /// 1 to 20 printable ASCII characters.
         serial: Option<String>,
+        /// How.
+        serving: Serving,
     },
     /// Somebody else, behind this socket.
     Socket(PathBuf),

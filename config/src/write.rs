@@ -34,18 +34,19 @@ impl From<Machine> for MachineFile {
 
 impl From<Disk> for DiskEntry {
     fn from(disk: Disk) -> Self {
-        let common =
+        let mut entry =
             Self { id: Some(disk.id.to_string()), queues: disk.queues.map(i64::from), ..Self::default() };
         match disk.source {
-            DiskSource::Socket(path) => Self { socket: Some(path), ..common },
-            DiskSource::File { path, format, readonly, serial } => Self {
-                path: Some(path),
-                format: format.map(|format| format.as_str().to_owned()),
-                readonly: Some(readonly),
-                serial,
-                ..common
-            },
+            DiskSource::Socket(path) => entry.socket = Some(path),
+            DiskSource::File { path, format, readonly, serial, serving } => {
+                entry.path = Some(path);
+                entry.format = format.map(|format| format.as_str().to_owned());
+                entry.readonly = Some(readonly);
+                entry.serial = serial;
+                serving.write(&mut entry);
+            }
         }
+        entry
     }
 }
 
