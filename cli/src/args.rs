@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::disk::DiskCommand;
+use crate::image::ImageCommand;
 use crate::unit::UnitArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use strata_config::{DeviceEntry, DiskEntry, MachineFile, Name, NetEntry, NumberOrText, VcpuEntry};
@@ -76,6 +78,12 @@ pub(crate) enum Command {
     Exits(ExitsArgs),
     /// Watch all machines: exits, memory, vCPU time, devices
     Top(TopArgs),
+    /// Look at and change the disks of running machines
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Make and look at disk images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Stop a machine's vCPUs
     Pause {
         /// The machine
@@ -156,8 +164,8 @@ pub(crate) struct RunArgs {
     /// Guest memory, such as 512M or 6G; without a unit MiB [default: 512M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// Disk: path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT][,queues=N][,id=ID], or socket=PATH of a
-    /// running vhost-user-blk backend
+    /// Disk: path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT][,queues=N][,id=ID][,cache=MODE]... (all keys: the
+    /// machine file's), or socket=PATH of a running vhost-user-blk backend
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = DiskEntry::from_flag)]
     disk: Vec<DiskEntry>,
     /// NIC: tap=NAME[,mac=ADDRESS][,queues=PAIRS][,id=ID], or socket=PATH of a running vhost-user-net backend

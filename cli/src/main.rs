@@ -1,11 +1,14 @@
 //! The `strata` command: reads the command line, does what it says, and ends with 0, 1 or 2.
 
 mod args;
+mod backend;
 mod check;
 mod child;
 mod control;
+mod disk;
 mod escape;
 mod exits;
+mod image;
 mod list;
 mod meter;
 mod orphans;
@@ -64,6 +67,8 @@ fn main() -> ExitCode {
         },
         Command::Exits(args) => block_on(exits::run(&args)),
         Command::Top(args) => block_on(top::run(&args)),
+        Command::Disk(command) => disk::run(&command),
+        Command::Image(command) => image::run(&command),
         Command::Ps { output } => block_on(list::ps(output.output)),
         Command::Status { name, output } => block_on(list::status(&name, output.output)),
         Command::Console { name } => block_on(control::console(&name)),

@@ -4,21 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use strata_config::{Machine, NetSource};
 use strata_ipc::{Client, Counters, Statistics, Status};
 
+use crate::backend::{CallError, call, control_socket};
 use crate::run_dir::Running;
 
 /// How long a backend may take: it answers from atomics.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Longest answer of a backend that is read.
-const LONGEST: u64 = 1 << 20;
 
 /// One machine at one moment.
 #[derive(Debug, Clone)]
@@ -60,11 +57,6 @@ impl Reading {
     }
 }
 
-/// Where the launcher has a backend listen for control.
-pub(crate) fn control_socket(folder: &Path, id: &str) -> PathBuf {
-    folder.join(format!("{id}.control"))
-}
-
 /// What a backend of this kind of device speaks.
 fn interface(kind: &str) -> Option<&'static str> {
     match kind {
@@ -75,30 +67,14 @@ fn interface(kind: &str) -> Option<&'static str> {
 }
 
 /// A backend's counters, all its queues together.
-fn backend(socket: &Path, interface: &str) -> io::Result<Counters> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{{\"method\":\"{interface}.GetStatistics\"}}\0").as_bytes())?;
-    let mut answer = Vec::new();
-    let mut part = [0; 4096];
-    let mut stream = stream.take(LONGEST);
-    // The connection stays open after the answer: its end is a NUL.
-    while answer.last() != Some(&0) {
-        match stream.read(&mut part)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            bytes => answer.extend_from_slice(part.get(..bytes).unwrap_or_default()),
-        }
-    }
-    answer.pop();
-    let answer: Value = serde_json::from_slice(&answer)?;
-    Ok(summed(&answer))
+fn backend(socket: &Path, interface: &str) -> Result<Counters, CallError> {
+    call(socket, &format!("{interface}.GetStatistics"), Value::Null, PATIENCE).map(|answer| summed(&answer))
 }
 
 /// The sums over all queues of every plain number.
 pub(crate) fn summed(answer: &Value) -> Counters {
     let mut sums = Counters::new();
-    let lists = ["/parameters/queues", "/parameters/pairs"];
+    let lists = ["/queues", "/pairs"];
     let queues = lists.iter().filter_map(|list| answer.pointer(list)?.as_array()).flatten();
     for queue in queues.filter_map(Value::as_object) {
         for (name, value) in queue.iter().filter(|(name, _)| !["queue", "pair"].contains(&name.as_str())) {
@@ -175,38 +151,14 @@ mod tests {
 
     #[test]
     fn queues_are_summed_and_lists_left_out() {
-        let answer = json!({"parameters": {"queues": [
+        let answer = json!({"queues": [
             {"queue": 0, "reads": 2, "latency_buckets": [1, 2]},
             {"queue": 1, "reads": 3, "writes": 1, "latency_buckets": []},
-        ]}});
+        ]});
         assert_eq!(summed(&answer), Counters::from([("reads".to_owned(), 5), ("writes".to_owned(), 1)]));
-        let pairs = json!({"parameters": {"pairs": [{"pair": 1, "tx_frames": 4, "rx_frames": 1}]}});
+        let pairs = json!({"pairs": [{"pair": 1, "tx_frames": 4, "rx_frames": 1}]});
         assert_eq!(packets(&summed(&pairs)), Some(5));
-        assert_eq!(summed(&json!({"error": "x"})), Counters::new());
-    }
-
-    #[test]
-    fn a_backend_is_asked_over_its_socket() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = control_socket(folder.path(), "disk0");
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let server = std::thread::spawn(move || {
-            let (mut client, _) = listener.accept().unwrap();
-            let mut call = Vec::new();
-            let mut byte = [1];
-            while byte != [0] {
-                client.read_exact(&mut byte).unwrap();
-                call.extend(byte);
-            }
-            assert_eq!(call, b"{\"method\":\"io.strata.Disk.GetStatistics\"}\0");
-            // In two parts, as a socket may have it.
-            client.write_all(b"{\"parameters\":{\"queues\":[{\"que").unwrap();
-            client.write_all(b"ue\":0,\"reads\":7}]}}\0").unwrap();
-            let _ = client.read(&mut [0]);
-        });
-        assert_eq!(backend(&path, "io.strata.Disk").unwrap(), Counters::from([("reads".to_owned(), 7)]));
-        server.join().unwrap();
-        assert!(backend(&folder.path().join("none"), "io.strata.Disk").is_err());
+        assert_eq!(summed(&json!({})), Counters::new());
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use strata_config::{DiskSource, Machine, NetSource};
+use strata_config::{Machine, NetSource};
 
+use crate::backend::control_socket;
 use crate::child::Program;
-use crate::meter::control_socket;
+use crate::disk;
 use crate::programs::{ProgramMissing, find};
 
 /// sockaddr_un holds 108 bytes with the NUL.
@@ -44,19 +45,7 @@ pub(crate) enum PlanError {
 pub(crate) fn backends(machine: &Machine, folder: &Path) -> Result<Vec<Program>, PlanError> {
     let mut programs = Vec::new();
     for disk in &machine.disks {
-        let DiskSource::File { path, format, readonly, serial } = &disk.source else { continue };
-        let mut args = vec!["--blk-file".to_owned(), path.display().to_string()];
-        args.extend(["--num-queues".to_owned(), machine.disk_queues(disk).to_string()]);
-        if let Some(format) = format {
-            args.extend(["--format".to_owned(), format.as_str().to_owned()]);
-        }
-        if *readonly {
-            args.push("--read-only".to_owned());
-        }
-        if let Some(serial) = serial {
-            // One word: a serial may begin with a hyphen.
-            args.push(format!("--serial={serial}"));
-        }
+        let Some(args) = disk::words(machine, disk) else { continue };
         programs.push(backend(machine, folder, disk.id.as_str(), "vhost-blk", args)?);
     }
     for net in &machine.nets {

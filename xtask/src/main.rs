@@ -1,8 +1,9 @@
-//! The project's own commands: `cargo xtask demo | test | check | deb | setup | rig`.
+//! The project's own commands: `cargo xtask demo | test | check | bench | deb | setup | rig`.
 //!
 //! Owns: the order in which a fresh machine is made ready, things are built, and tests run. Each command does all of
 //! its own set-up and is quick the second time.
 
+mod bench;
 mod build;
 mod check;
 mod counts;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Arguments),
     /// Formatting, lints, documentation, the workspace's shape
     Check,
+    /// Measure a backend beside others, without a guest
+    Bench(bench::Arguments),
     /// Feed the parsers of guests' and peers' bytes with what libFuzzer thinks of
     Fuzz(fuzz::Arguments),
     /// Build the Debian package
@@ -66,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo => demo::run(&place).map(|()| ExitCode::SUCCESS),
         Command::Test(arguments) => test::run(&place, &arguments),
         Command::Check => check::run(&place).map(|()| ExitCode::SUCCESS),
+        Command::Bench(arguments) => bench::run(&place, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&place, &arguments).map(|()| ExitCode::SUCCESS),
         Command::Deb(arguments) => deb::run(place.root(), &arguments).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::for_tests(&place).map(|()| ExitCode::SUCCESS),

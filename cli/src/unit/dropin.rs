@@ -63,19 +63,9 @@ fn place(unit: &str) -> PathBuf {
 fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
     let mut backends = Vec::new();
     for disk in &machine.disks {
-        let DiskSource::File { path, format, readonly, serial } = &disk.source else { continue };
+        let DiskSource::File { path, readonly, .. } = &disk.source else { continue };
         let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
-        let queues = machine.disk_queues(disk).to_string();
-        let mut words = ["--blk-file", text, "--num-queues", &queues].map(str::to_owned).to_vec();
-        if let Some(format) = format {
-            words.extend(["--format".to_owned(), format.as_str().to_owned()]);
-        }
-        if *readonly {
-            words.push("--read-only".to_owned());
-        }
-        if let Some(serial) = serial {
-            words.push(format!("--serial={serial}"));
-        }
+        let words = crate::disk::words(machine, disk).unwrap_or_default();
         let quoted = quote(text)?;
         let extra = if path.starts_with("/dev") {
             // The group of most block devices; a udev rule that gives them to strata-blk is better.

@@ -22,6 +22,8 @@ enum Kind {
     Strata,
     CloudHypervisor,
     StorageDaemon,
+    /// With io_uring also where the page cache is used.
+    StorageDaemonUring,
 }
 
 impl FromStr for Program {
@@ -30,14 +32,19 @@ impl FromStr for Program {
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, path) = match text.split_once('=') {
             Some((kind, path)) => (kind, path),
-            None if text == "qemu-storage-daemon" => ("qsd", text),
+            None if text == DAEMON || text == DAEMON_URING => (text, DAEMON),
             None => ("strata", text),
         };
         let kind = match kind {
             "strata" => Kind::Strata,
-            "ch" => Kind::CloudHypervisor,
-            "qsd" => Kind::StorageDaemon,
-            other => return Err(format!("{other:?} is no kind of backend; strata, ch and qsd are known")),
+            "ch" | "cloud-hypervisor" => Kind::CloudHypervisor,
+            "qsd" | DAEMON => Kind::StorageDaemon,
+            "qsd-uring" | DAEMON_URING => Kind::StorageDaemonUring,
+            other => {
+                return Err(format!(
+                    "{other:?} is no kind of backend; strata, cloud-hypervisor, {DAEMON} and {DAEMON_URING} are known"
+                ));
+            }
         };
         let (path, image) = match path.split_once('@') {
             Some((path, image)) => (path, Some(PathBuf::from(image))),
@@ -46,6 +53,9 @@ impl FromStr for Program {
         Ok(Self { kind, path: PathBuf::from(path), image })
     }
 }
+
+const DAEMON: &str = "qemu-storage-daemon";
+const DAEMON_URING: &str = "qemu-storage-daemon-io_uring";
 
 /// How the backend is to use the image.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +75,16 @@ impl Program {
             Kind::Strata => "strata",
             Kind::CloudHypervisor => "ch",
             Kind::StorageDaemon => "qsd",
+            Kind::StorageDaemonUring => "qsd-uring",
         }
+    }
+
+    /// What it says of its version, in one line.
+    pub(crate) fn version(&self) -> String {
+        let output = Command::new(&self.path).arg("--version").stdin(Stdio::null()).output();
+        let said = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+        let line = String::from_utf8_lossy(&said).lines().next().unwrap_or("no version").to_owned();
+        format!("{line} ({})", self.path.display())
     }
 
     /// Starts it; it is stopped when the handle is dropped.
@@ -92,11 +111,15 @@ impl Program {
                 "path={image},socket={socket},num_queues=1,queue_size=128,direct={}",
                 if how.direct { "on" } else { "off" }
             )),
-            Kind::StorageDaemon => command
+            Kind::StorageDaemon | Kind::StorageDaemonUring => command
                 .arg("--blockdev")
                 .arg(format!(
                     "driver=file,node-name=disk,filename={image}{}",
-                    if how.direct { ",aio=io_uring,cache.direct=on" } else { "" }
+                    match (how.direct, self.kind) {
+                        (true, _) => ",aio=io_uring,cache.direct=on",
+                        (false, Kind::StorageDaemonUring) => ",aio=io_uring",
+                        (false, _) => "",
+                    }
                 ))
                 .arg("--export")
                 .arg(format!(

@@ -1,19 +1,22 @@
 //! The block benchmark: 4 KiB random reads or writes at a constant depth, backends interleaved.
+//!
+//! Without `--image` it measures the two kinds of backing there are: data that is in memory anyway (a file on tmpfs,
+//! through the page cache), and a device (a file below `target/`, direct I/O).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::backend::{Program, Use};
+use crate::blk_driver::Driver;
 use crate::frontend::Client;
 use crate::report;
-use crate::ring::{BLOCK, Notify};
-use crate::stats::Histogram;
+use crate::ring::Notify;
 
 /// `strata-bench blk`
 #[derive(Debug, Args)]
@@ -22,13 +25,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PROGRAM")]
     backend: Program,
 
-    /// Others beside it: ch=PROGRAM, qsd=PROGRAM, strata=PROGRAM
+    /// Others beside it: qemu-storage-daemon, or KIND=PROGRAM with kind cloud-hypervisor, qemu-storage-daemon,
+    /// qemu-storage-daemon-io_uring or strata
     #[arg(long, value_name = "KIND=PROGRAM")]
     against: Vec<Program>,
 
-    /// Image to use; written over
+    /// Image to use; written over [default: one on tmpfs, then, with direct I/O, one below target/]
     #[arg(long, value_name = "PATH")]
-    image: PathBuf,
+    image: Option<PathBuf>,
 
     /// Size the image is given (and filled to) if it does not exist, in MiB
     #[arg(long, default_value_t = 1024)]
@@ -47,7 +51,7 @@ pub(crate) struct Options {
     mode: Vec<Mode>,
 
     /// Direct I/O
-    #[arg(long)]
+    #[arg(long, requires = "image")]
     direct: bool,
 
     /// Length of one run
@@ -99,31 +103,61 @@ pub(crate) struct Run {
     pub(crate) p99: f64,
 }
 
+/// A place for the image, and how it is used.
+struct Backing {
+    name: String,
+    image: PathBuf,
+    direct: bool,
+    /// Made for this run, and taking up memory.
+    temporary: bool,
+}
+
+impl Options {
+    fn backings(&self) -> Vec<Backing> {
+        let name = |direct| if direct { "direct I/O" } else { "page cache" };
+        if let Some(image) = &self.image {
+            let (image, direct) = (image.clone(), self.direct);
+            return vec![Backing { name: name(direct).to_owned(), image, direct, temporary: false }];
+        }
+        let memory = format!("/dev/shm/strata-bench-{}.img", std::process::id());
+        let backing = |place: &str, image: PathBuf, direct| {
+            let (name, temporary) = (format!("{place}, {}", name(direct)), !direct);
+            Backing { name, image, direct, temporary }
+        };
+        vec![
+            backing("tmpfs", memory.into(), false),
+            backing("target/", PathBuf::from("target/strata/bench-blk.img"), true),
+        ]
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if self.temporary {
+            drop(std::fs::remove_file(&self.image));
+        }
+    }
+}
+
 /// Measures everything asked for.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    prepare(options)?;
     let mut programs = vec![&options.backend];
     programs.extend(&options.against);
+    if !options.json {
+        programs.iter().for_each(|program| println!("{}: {}", program.name(), program.version()));
+        println!();
+    }
     if let (false, Some(cpu)) = (options.unpinned, options.cpus.first()) {
         let mut set = CpuSet::new();
         set.set(*cpu)?;
         sched_setaffinity(Pid::from_raw(0), &set).context("pinning the driver")?;
     }
-    for mode in &options.mode {
-        for load in &options.load {
-            for depth in &options.depth {
-                let mut runs: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
-                for _ in 0..options.rounds {
-                    for (index, program) in programs.iter().enumerate() {
-                        runs.entry(index).or_default().push(measure(options, program, *mode, *load, *depth)?);
-                    }
-                }
-                let names = programs.iter().map(|program| program.name()).collect::<Vec<_>>();
-                let title = format!("{load:?}, depth {depth}, {mode:?}").to_lowercase();
-                if options.json {
-                    report::json(&title, &names, &runs);
-                } else {
-                    report::table(&title, &names, &runs);
+    for backing in options.backings() {
+        prepare(&backing.image, options.size)?;
+        for mode in &options.mode {
+            for load in &options.load {
+                for depth in &options.depth {
+                    compare(options, &backing, &programs, (*mode, *load, *depth))?;
                 }
             }
         }
@@ -131,27 +165,57 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes and fills the image: holes would be read without the file system.
-fn prepare(options: &Options) -> anyhow::Result<()> {
-    if options.image.exists() {
+fn compare(
+    options: &Options,
+    backing: &Backing,
+    programs: &[&Program],
+    (mode, load, depth): (Mode, Load, u16),
+) -> anyhow::Result<()> {
+    let mut runs: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
+    for _ in 0..options.rounds {
+        for (index, program) in programs.iter().enumerate() {
+            runs.entry(index).or_default().push(measure(options, backing, program, mode, load, depth)?);
+        }
+    }
+    let names = programs.iter().map(|program| program.name()).collect::<Vec<_>>();
+    let title = format!("{}, {load:?}, depth {depth}, {mode:?}", backing.name).to_lowercase();
+    if options.json {
+        report::json(&title, &names, &runs);
+    } else {
+        report::table(&title, &names, &runs);
+    }
+    Ok(())
+}
+
+/// Makes and fills an image of so many MiB: holes would be read without the file system.
+fn prepare(image: &Path, size: u64) -> anyhow::Result<()> {
+    if image.exists() {
         return Ok(());
     }
     let chunk = vec![0x5a; 1 << 20];
-    let mut file = std::fs::File::create(&options.image).context("making the image")?;
-    for _ in 0..options.size {
+    let mut file =
+        std::fs::File::create(image).with_context(|| format!("cannot make {}", image.display()))?;
+    for _ in 0..size {
         std::io::Write::write_all(&mut file, &chunk)?;
     }
     file.sync_all()?;
     Ok(())
 }
 
-fn measure(options: &Options, program: &Program, mode: Mode, load: Load, depth: u16) -> anyhow::Result<Run> {
+fn measure(
+    options: &Options,
+    backing: &Backing,
+    program: &Program,
+    mode: Mode,
+    load: Load,
+    depth: u16,
+) -> anyhow::Result<Run> {
     let socket = std::env::temp_dir().join(format!("strata-bench-{}.sock", std::process::id()));
     let cpu = options.cpus.get(1).copied().filter(|_| !options.unpinned);
     let mut backend = program.start(Use {
-        image: &options.image,
+        image: &backing.image,
         socket: &socket,
-        direct: options.direct,
+        direct: backing.direct,
         cpu,
         extra: &options.extra,
     })?;
@@ -178,128 +242,4 @@ fn measure(options: &Options, program: &Program, mode: Mode, load: Load, depth: 
     drop(backend);
     drop(std::fs::remove_file(&socket));
     Ok(run)
-}
-
-struct Driver<'a> {
-    client: &'a mut Client,
-    write: bool,
-    depth: u16,
-    notify: Notify,
-    random: u64,
-    posted: Vec<Instant>,
-    done: u64,
-    kicks: u64,
-    calls: u64,
-    latency: Histogram,
-}
-
-impl<'a> Driver<'a> {
-    fn new(client: &'a mut Client, write: bool, depth: u16, notify: Notify) -> Self {
-        let posted = vec![Instant::now(); usize::from(depth)];
-        Self {
-            client,
-            write,
-            depth,
-            notify,
-            random: 0x9e37_79b9_7f4a_7c15,
-            posted,
-            done: 0,
-            kicks: 0,
-            calls: 0,
-            latency: Histogram::default(),
-        }
-    }
-
-    fn forget(&mut self) {
-        (self.done, self.kicks, self.calls, self.latency) = (0, 0, 0, Histogram::default());
-        drop(self.drain_calls());
-        self.calls = 0;
-    }
-
-    /// Keeps `depth` requests under way for a time, then waits for the last.
-    fn run(&mut self, time: Duration) -> anyhow::Result<()> {
-        let start = Instant::now();
-        let mut now = start;
-        let mut under_way = 0;
-        for slot in 0..self.depth {
-            self.post(slot, now);
-            under_way += 1;
-        }
-        self.publish()?;
-        loop {
-            let mut any = false;
-            let going_on = now - start < time;
-            while let Some((slot, status)) = self.client.ring.completed() {
-                ensure!(status == 0, "a request has failed with status {status}");
-                if !any {
-                    now = Instant::now();
-                    any = true;
-                }
-                if let Some(posted) = self.posted.get(usize::from(slot)) {
-                    self.latency.add((now - *posted).as_nanos() as u64);
-                }
-                self.done += 1;
-                if going_on {
-                    self.post(slot, now);
-                } else {
-                    under_way -= 1;
-                }
-            }
-            if under_way == 0 {
-                return Ok(());
-            }
-            if any {
-                self.publish()?;
-            } else if self.notify == Notify::Poll {
-                std::hint::spin_loop();
-                // A backend that has died never answers.
-                ensure!(start.elapsed() < time + Duration::from_secs(20), "the backend does not answer");
-            } else if !self.client.ring.arm() {
-                self.sleep()?;
-            }
-        }
-    }
-
-    fn post(&mut self, slot: u16, now: Instant) {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let blocks = self.client.capacity / BLOCK as u64;
-        let sector = (self.random % blocks) * (BLOCK as u64 / 512);
-        if let Some(posted) = self.posted.get_mut(usize::from(slot)) {
-            *posted = now;
-        }
-        self.client.ring.post(slot, self.write, sector);
-    }
-
-    fn publish(&mut self) -> anyhow::Result<()> {
-        if self.client.ring.publish() {
-            self.kicks += 1;
-            self.client.kick.write(1).context("kicking")?;
-        }
-        Ok(())
-    }
-
-    fn sleep(&mut self) -> anyhow::Result<()> {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut fds = [PollFd::new(self.client.call(), PollFlags::POLLIN)];
-        let ready = poll(&mut fds, PollTimeout::from(20_000u16))?;
-        ensure!(ready > 0, "the backend does not answer");
-        self.calls += self.client.calls.read().context("reading calls")?;
-        Ok(())
-    }
-
-    fn drain_calls(&mut self) -> anyhow::Result<()> {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut fds = [PollFd::new(self.client.call(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::ZERO)? > 0 {
-            self.calls += self.client.calls.read()?;
-        }
-        Ok(())
-    }
-
-    fn calls(&mut self) -> anyhow::Result<u64> {
-        self.drain_calls()?;
-        Ok(self.calls)
-    }
 }

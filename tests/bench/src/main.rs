@@ -3,6 +3,7 @@
 
 mod backend;
 mod blk;
+mod blk_driver;
 mod frontend;
 mod net;
 mod net_backend;

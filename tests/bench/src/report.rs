@@ -36,7 +36,7 @@ pub(crate) fn table(title: &str, names: &[&str], runs: &Runs) {
         let (iops, iops_spread) = ratio(|run| run.iops);
         let (cpu, cpu_spread) = ratio(|run| run.cpu);
         println!(
-            "  vs {name:7} IOPS {iops:.2}x (+-{:.0}%), CPU per I/O {cpu:.2}x (+-{:.0}%)",
+            "  vs {name:9} IOPS {iops:.2}x (+-{:.0}%), CPU per I/O {cpu:.2}x (+-{:.0}%)",
             iops_spread * 50.0,
             cpu_spread * 50.0
         );
