@@ -196,6 +196,27 @@ impl Chain {
         Ok(())
     }
 
+    /// Copies `len` bytes from `source`'s readable part, from `from` on, straight into the writable part, from `offset`
+    /// on: from one guest's memory to another's, without a stop.
+    ///
+    /// # Errors
+    /// Either part ends earlier; nothing has been copied.
+    #[inline]
+    pub fn copy_across(&self, offset: usize, source: &Self, from: usize, len: usize) -> Result<(), Short> {
+        check(offset, len, self.writable_len)?;
+        check(from, len, source.readable_len)?;
+        let mut at = offset;
+        pieces(&source.readable, from, len, |piece| {
+            let (mut piece, part) = (piece, piece.len());
+            pieces(&self.writable, at, part, |target| {
+                GuestSlice::from_io(piece).copy_to(&GuestSlice::from_io(target));
+                piece = piece.skip(target.len());
+            });
+            at += part;
+        });
+        Ok(())
+    }
+
     /// Sets `len` bytes of the writable part to zero, from `offset` on.
     ///
     /// # Errors

@@ -319,3 +319,35 @@ fn a_ring_that_changes_while_it_is_read_leads_nowhere_else() {
     });
     assert!(broken > 0, "a head offered twice breaks the ring");
 }
+
+/// From one request's readable part into another's writable one, whatever their pieces are.
+#[test]
+fn bytes_cross_from_chain_to_chain() {
+    let memory = memory();
+    let all: Vec<u8> = (0..300u32).map(|n| (n % 251) as u8).collect();
+    memory.write_at(DATA, &all).unwrap();
+    let rows = [
+        (DATA, 100, DESC_NEXT, 1),
+        (DATA + 100, 1, DESC_NEXT, 2),
+        (DATA + 101, 199, DESC_NEXT, 3),
+        // Over the bound of the two regions.
+        (0x7ff0, 40, DESC_NEXT | DESC_WRITE, 4),
+        (0x9000, 300, DESC_WRITE, 0),
+    ];
+    (0u16..).zip(rows).for_each(|(i, row)| write(&memory, DESC, i, row));
+    memory.write_obj(AVAIL + 2, 1u16).unwrap();
+    let mut queue = Queue::new(&setup(&memory, RING_FEATURES)).unwrap();
+    let mut chain = Chain::new();
+    assert!(matches!(queue.pop(&mut chain), Ok(Popped::Chain)));
+    for (offset, from, len) in [(0, 0, 300), (5, 99, 3), (39, 100, 200), (16, 50, 1), (340, 300, 0)] {
+        chain.zero(0, 340).unwrap();
+        chain.copy_across(offset, &chain, from, len).unwrap();
+        let mut got = vec![0; 340];
+        chain.copy_back(0, &mut got).unwrap();
+        let mut expected = vec![0; 340];
+        expected[offset..offset + len].copy_from_slice(&all[from..from + len]);
+        assert_eq!(got, expected, "{offset} {from} {len}");
+    }
+    assert!(chain.copy_across(0, &chain, 1, 300).is_err());
+    assert!(chain.copy_across(41, &chain, 0, 300).is_err());
+}

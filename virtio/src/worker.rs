@@ -67,6 +67,10 @@ pub trait Service: Send + 'static {
         false
     }
 
+    /// Takes what the control side has left for it, after [`Nudge::nudge`]: a queue more, a queue less. What ends a
+    /// sleep may change with it.
+    fn nudged(&mut self, _sources: &mut Sources<'_>) {}
+
     /// Completes and shows every request taken, waiting for what is under way; takes no new one. Requests that
     /// came out of an inflight region count as taken.
     fn drain(&mut self);
@@ -102,6 +106,61 @@ impl<'a> Source<'a> {
     }
 }
 
+/// What ends a running worker's sleep, while it is changed by [`Service::nudged`].
+#[derive(Debug)]
+pub struct Sources<'a> {
+    wait: &'a Wait,
+    kicks: &'a mut Vec<Option<Arc<QueueStats>>>,
+}
+
+impl Sources<'_> {
+    /// A service's own place for `source`, which it keeps open until it is removed; places are few and small. True if
+    /// the source ends a sleep by itself: a queue without a kick does not.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn add(&mut self, place: usize, source: &Source<'_>) -> std::io::Result<bool> {
+        if self.kicks.len() <= place {
+            self.kicks.resize(place + 1, None);
+        }
+        if let Some(fd) = source.fd {
+            self.wait.add(fd, place as u64)?;
+        }
+        if let Some(slot) = self.kicks.get_mut(place) {
+            slot.clone_from(&source.stats);
+        }
+        Ok(source.fd.is_some())
+    }
+
+    /// `source` no longer ends a sleep. To be said before its descriptor is closed: a copy of it in another process
+    /// would keep the watch alive.
+    pub fn remove(&mut self, place: usize, source: &Source<'_>) {
+        if let Some(fd) = source.fd
+            && let Err(error) = self.wait.remove(fd)
+        {
+            tracing::error!(%error, "a source stays watched");
+        }
+        if let Some(slot) = self.kicks.get_mut(place) {
+            *slot = None;
+        }
+    }
+}
+
+/// Has a worker look for what was left for it ([`Service::nudged`]).
+#[derive(Debug, Clone)]
+pub struct Nudge {
+    shared: Arc<Shared>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Nudge {
+    /// Soon, and at least once after everything that was left before.
+    pub fn nudge(&self) {
+        self.shared.nudged.store(true, Ordering::Release);
+        signal(&self.wake);
+    }
+}
+
 /// How a worker runs.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -133,6 +192,7 @@ pub struct WorkerStats {
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
+    nudged: AtomicBool,
     stats: Arc<WorkerStats>,
 }
 
@@ -155,7 +215,11 @@ impl<S: Service> Worker<S> {
     /// # Errors
     /// No thread or descriptor is left, or a source cannot be waited for. The service is dropped.
     pub fn spawn(service: S, options: Options) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), stats: options.stats });
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
+            stats: options.stats,
+        });
         let wake: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?.into();
         let wake = Arc::new(wake);
         let wait = Wait::new()?;
@@ -206,6 +270,12 @@ impl<S: Service> Worker<S> {
         thread.join().ok()
     }
 
+    /// What tells the thread that something was left for it; works as long as there is a thread.
+    #[must_use]
+    pub fn nudger(&self) -> Nudge {
+        Nudge { shared: Arc::clone(&self.shared), wake: Arc::clone(&self.wake) }
+    }
+
     /// The thread's counters.
     #[must_use]
     pub fn stats(&self) -> &WorkerStats {
@@ -249,6 +319,11 @@ impl<S: Service> Run<S> {
             // At least once before the first look at the flag: what an inflight region holds is then taken, and
             // drained, even if the queue is stopped at once.
             let progress = self.service.process();
+            if self.shared.nudged.load(Ordering::Relaxed) {
+                self.shared.nudged.swap(false, Ordering::AcqRel);
+                self.service.nudged(&mut Sources { wait: &self.wait, kicks: &mut self.kicks });
+                continue;
+            }
             if self.shared.stop.load(Ordering::Acquire) {
                 break;
             }
@@ -284,7 +359,8 @@ impl<S: Service> Run<S> {
         let Self { service, shared, for_driver, for_host, .. } = self;
         let poller = if service.is_under_way() { for_host } else { for_driver };
         let stats = &shared.stats;
-        let looked = poller.look(|| service.has_work() || shared.stop.load(Ordering::Relaxed));
+        let told = || shared.stop.load(Ordering::Relaxed) || shared.nudged.load(Ordering::Relaxed);
+        let looked = poller.look(|| service.has_work() || told());
         match looked {
             Looked::Hit => {
                 stats.poll_hits.add(1);

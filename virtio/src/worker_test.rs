@@ -319,3 +319,75 @@ fn a_worker_can_be_pinned() {
     }
     drop(worker);
 }
+
+/// Serves whatever queue it is sent.
+struct Open {
+    echo: Echo,
+    orders: Receiver<Option<Vring>>,
+    back: Sender<Vring>,
+}
+
+impl Service for Open {
+    fn process(&mut self) -> Progress {
+        self.echo.process()
+    }
+    fn has_work(&mut self) -> bool {
+        self.echo.has_work()
+    }
+    fn suppress_kicks(&mut self) {
+        self.echo.suppress_kicks();
+    }
+    fn prepare_sleep(&mut self) -> bool {
+        self.echo.prepare_sleep()
+    }
+    fn sources(&self) -> Vec<Source<'_>> {
+        Vec::new()
+    }
+    fn nudged(&mut self, sources: &mut Sources<'_>) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Some(vring) => {
+                    assert!(sources.add(3, &Source::kick(&vring)).unwrap());
+                    self.echo.vrings.push(vring);
+                }
+                None => {
+                    let vring = self.echo.vrings.remove(0);
+                    sources.remove(3, &Source::kick(&vring));
+                    self.back.send(vring).unwrap();
+                }
+            }
+        }
+    }
+    fn drain(&mut self) {}
+}
+
+/// Queues come to a running worker, wake it by their kicks, and go again, any number of times.
+#[test]
+fn queues_come_and_go_while_it_runs() {
+    let memory = Arc::new(Memory::anonymous(4 << 20).unwrap());
+    let mut driver = DriverQueue::new(&memory, 0x1000, 64, RING_FEATURES).unwrap();
+    let ((orders, receiver), (back, returned)) = (channel(), channel());
+    let (_, done) = channel();
+    let wake = Arc::new(EventFd::new().unwrap().into());
+    let echo = Echo { vrings: Vec::new(), chain: Chain::new(), held: Vec::new(), done, wake };
+    let options = Options { poll: PollLimit(Duration::ZERO), ..Options::default() };
+    let worker = Worker::spawn(Open { echo, orders: receiver, back }, options).unwrap();
+    let nudge = worker.nudger();
+    let mut base = 0;
+    for round in 0..20u64 {
+        orders.send(Some(Vring::new(driver.setup(0, base).unwrap()).unwrap())).unwrap();
+        nudge.nudge();
+        for request in 0..3 {
+            let at = DATA + request * 64;
+            memory.write_at(at, &round.to_le_bytes()).unwrap();
+            driver.add(&[Buf::readable(at, 8), Buf::writable(at + 32, 8)]).unwrap();
+            driver.kick();
+            assert_eq!(driver.wait(LONG).expect("an answer").1, 8);
+        }
+        orders.send(None).unwrap();
+        nudge.nudge();
+        base = returned.recv_timeout(LONG).unwrap().state().base;
+        assert_eq!(u64::from(base), 3 * (round + 1));
+    }
+    assert!(worker.stop().is_some());
+}

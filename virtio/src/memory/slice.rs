@@ -70,6 +70,15 @@ impl GuestSlice<'_> {
         len
     }
 
+    /// Copies its first bytes to another stretch of guest memory, as far as both reach.
+    #[inline]
+    pub fn copy_to(&self, target: &GuestSlice<'_>) {
+        let len = self.len.min(target.len);
+        // Both may be the same guest's, who may have them overlap.
+        // SAFETY: `len` bytes inside a live mapping on either side.
+        unsafe { ptr::copy(self.ptr, target.ptr, len) };
+    }
+
     /// Sets every byte to `value`.
     #[inline]
     pub fn fill(&self, value: u8) {
