@@ -73,7 +73,7 @@ impl Vring {
         for fd in [&kick, &call, &err].into_iter().flatten() {
             set_nonblocking(fd).map_err(|source| StartError::Resource {
                 index,
-                what: "setting an eventfd non-blocking",
+                what: "an eventfd",
                 source,
             })?;
         }
@@ -195,6 +195,12 @@ impl Vring {
         self.kick.as_ref().map(AsFd::as_fd)
     }
 
+    /// What the driver's side is signalled through: call and err.
+    #[must_use]
+    pub(crate) fn outlets(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [&self.call, &self.err].map(|fd| fd.as_ref().map(AsFd::as_fd))
+    }
+
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> &Arc<QueueStats> {
@@ -217,17 +223,21 @@ pub fn signal(fd: &OwnedFd) {
 }
 
 /// A peer chose the descriptor: one that blocks when full (a pipe, a socket) must not hold up a thread of ours. An
-/// eventfd is left as it is, since the flag is shared with the peer, who may want to block on reading it; it only
-/// blocks a writer once 2^64 - 1 has been written into it, which a peer could do to none but itself.
+/// eventfd is left as it is, since the flag is shared with the peer, who may want to block on reading it; what happens
+/// when the peer fills it is [`crate::worker`]'s business. Nothing else is written to: a file may be served by the peer
+/// itself, who then decides when the write ends.
 fn set_nonblocking(fd: &OwnedFd) -> std::io::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    // Anonymous inodes, of which eventfd is one, have no file type.
-    if nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT == 0 {
-        return Ok(());
+    match nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT {
+        // Anonymous inodes, of which eventfd is one, have no file type.
+        0 => Ok(()),
+        libc::S_IFIFO | libc::S_IFSOCK => {
+            let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+            fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+            Ok(())
+        }
+        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "neither an eventfd nor a pipe")),
     }
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }
 
 /// An error with everything behind it, on one line.

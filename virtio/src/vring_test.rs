@@ -86,6 +86,15 @@ fn answers_shown_early_still_owe_their_call() {
 }
 
 #[test]
+fn a_call_descriptor_is_no_file() {
+    let (driver, _) = pair();
+    let mut setup = driver.setup(0, 0).unwrap();
+    // Whoever serves the file would say when a write to it ends.
+    setup.call = Some(tempfile::tempfile().unwrap().into());
+    assert!(matches!(Vring::new(setup), Err(StartError::Resource { what: "an eventfd", .. })));
+}
+
+#[test]
 fn a_full_call_descriptor_does_not_block() {
     let (mut driver, _) = pair();
     // A pipe instead of an eventfd, blocking and full: a peer's idea of a trap.

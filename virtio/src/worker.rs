@@ -14,6 +14,8 @@
 //! A wake-up cannot be lost: kicks are asked for before the last look (virtio 1.2 section 2.7.10.1), and
 //! sources are watched edge-triggered from before the service last found them empty.
 
+mod end;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +26,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::poller::{Looked, PollLimit, Poller, Wait};
 use crate::vring::{Counter, QueueStats, Vring, signal};
+use end::End;
 
 /// Whether a call of [`Service::process`] found something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,26 +86,29 @@ pub struct Source<'a> {
     stats: Option<Arc<QueueStats>>,
     /// Watched only while the worker is not busy.
     lazy: bool,
+    /// What its peer is signalled through.
+    outlets: [Option<BorrowedFd<'a>>; 2],
 }
 
 impl<'a> Source<'a> {
     /// A queue's kick. If it has none the worker never sleeps for long.
     #[must_use]
     pub fn kick(vring: &'a Vring) -> Self {
-        Self { fd: vring.kick(), stats: Some(Arc::clone(vring.stats())), lazy: false }
+        let stats = Some(Arc::clone(vring.stats()));
+        Self { fd: vring.kick(), stats, lazy: false, outlets: vring.outlets() }
     }
 
     /// A descriptor that becomes readable when there is work. Watched edge-triggered, never read by the worker.
     #[must_use]
     pub fn readable(fd: BorrowedFd<'a>) -> Self {
-        Self { fd: Some(fd), stats: None, lazy: false }
+        Self { fd: Some(fd), stats: None, lazy: false, outlets: [None; 2] }
     }
 
     /// The same for a descriptor whose watching costs somebody: whoever sends into a tap runs a callback of the
     /// watcher for each frame. While `process` says `Worked` again and again it is not watched at all.
     #[must_use]
     pub fn readable_lazily(fd: BorrowedFd<'a>) -> Self {
-        Self { fd: Some(fd), stats: None, lazy: true }
+        Self { fd: Some(fd), stats: None, lazy: true, outlets: [None; 2] }
     }
 }
 
@@ -202,6 +208,7 @@ pub struct Worker<S: Service> {
     thread: Option<JoinHandle<S>>,
     shared: Arc<Shared>,
     wake: Arc<OwnedFd>,
+    end: End,
 }
 
 /// How long a sleep is at most when a queue has no kick.
@@ -227,6 +234,7 @@ impl<S: Service> Worker<S> {
         let mut kicks = Vec::new();
         let mut limit = None;
         let mut lazy = Vec::new();
+        let mut outlets = Vec::new();
         for (token, source) in service.sources().into_iter().enumerate() {
             match source.fd {
                 // A copy is watched: the thread outlives no borrow.
@@ -235,7 +243,9 @@ impl<S: Service> Worker<S> {
                 None => limit = Some(WITHOUT_KICK),
             }
             kicks.push(source.stats);
+            outlets.extend(source.outlets.into_iter().flatten());
         }
+        let (end, ending) = End::new(&outlets)?;
         let run = Run {
             service,
             wait,
@@ -248,12 +258,13 @@ impl<S: Service> Worker<S> {
             for_host: Poller::new(options.poll),
         };
         let thread = std::thread::Builder::new().name(options.name).spawn(move || {
+            let _ending = ending;
             if let Some(cpu) = options.cpu {
                 pin(cpu);
             }
             run.run()
         })?;
-        Ok(Self { thread: Some(thread), shared, wake })
+        Ok(Self { thread: Some(thread), shared, wake, end })
     }
 
     /// Stops the thread: it completes what it has taken and gives the service back. `None` only if the service
@@ -267,6 +278,7 @@ impl<S: Service> Worker<S> {
         let thread = self.thread.take()?;
         self.shared.stop.store(true, Ordering::Release);
         signal(&self.wake);
+        self.end.wait();
         thread.join().ok()
     }
 

@@ -286,6 +286,32 @@ fn dropping_a_worker_stops_it() {
 }
 
 #[test]
+fn a_call_that_its_peer_has_filled_does_not_keep_a_worker_from_its_end() {
+    let memory = Arc::new(Memory::anonymous(0x20_0000).unwrap());
+    let mut driver = DriverQueue::new(&memory, 0, 8, RING_FEATURES).unwrap();
+    // It blocks, as eventfds do unless they are told not to, and there is no room for one more.
+    let call = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
+    call.write(u64::MAX - 1).unwrap();
+    let mut setup = driver.setup(0, 0).unwrap();
+    setup.call = Some(call.as_fd().try_clone_to_owned().unwrap());
+    let (_finish, done) = channel();
+    let wake: Arc<OwnedFd> = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap().into());
+    let vrings = vec![Vring::new(setup).unwrap()];
+    let stats = Arc::clone(vrings[0].stats());
+    let echo = Echo { vrings, chain: Chain::new(), held: Vec::new(), done, wake };
+    let worker = Worker::spawn(echo, Options::default()).unwrap();
+    post(&mut driver, 1);
+    driver.publish();
+    signal(driver.kick_fd());
+    // Counted just before the write that hangs.
+    while stats.calls.get() == 0 {
+        std::thread::yield_now();
+    }
+    assert!(worker.stop().is_some());
+    assert!(driver.poll().is_some(), "what was answered is shown");
+}
+
+#[test]
 fn a_worker_can_be_pinned() {
     let memory = Arc::new(Memory::anonymous(0x20_0000).unwrap());
     let driver = DriverQueue::new(&memory, 0, 8, RING_FEATURES).unwrap();
