@@ -68,6 +68,12 @@ impl Allowed {
     /// What `features` allow.
     #[must_use]
     pub fn new(features: u64) -> Self {
+        Self::of(features)
+    }
+
+    /// The same, for a constant.
+    #[must_use]
+    pub const fn of(features: u64) -> Self {
         Self { features }
     }
 

@@ -16,11 +16,13 @@ pub mod features;
 pub mod header;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
+pub mod limit;
 pub mod mac;
 pub mod pair;
 pub mod rx;
 pub mod service;
 pub mod stats;
+pub mod switch;
 pub mod tap;
 pub mod tx;
 pub mod vlan;

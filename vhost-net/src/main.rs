@@ -4,8 +4,11 @@
 //! socket, sandbox. Afterwards the process has descriptors and nothing else.
 
 mod options;
+mod switch_options;
+mod switch_run;
 
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -23,7 +26,7 @@ use strata_vhost_net::tap::Tap;
 use strata_virtio::session::{ConfigChange, Endpoint, serve};
 
 /// What the conventions ask `--print-capabilities` to say (QEMU docs/interop/vhost-user.rst).
-const CAPABILITIES: &str = r#"{"type":"net","features":["tap","tap-fd"]}"#;
+const CAPABILITIES: &str = r#"{"type":"net","features":["tap","tap-fd","switch"]}"#;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -34,6 +37,10 @@ fn main() -> ExitCode {
     if !options.has_endpoint() {
         let text = "no socket: give --socket-path or --fd, or start it by socket activation (LISTEN_FDS)";
         Options::command().error(clap::error::ErrorKind::MissingRequiredArgument, text).exit();
+    }
+    if let Some(name) = options.switch.twice() {
+        let text = format!("two ports are named {name}");
+        Options::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit();
     }
     if let Some(fd) = options.repeated() {
         let text = format!("descriptor {fd} is given twice");
@@ -56,6 +63,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(name) = &options.switch.switch {
+        return switch_run::run(options, name);
+    }
     let fd = socket(options)?;
     close_inherited(&options.kept(fd));
     let notify = Notify::from_environment();
@@ -75,13 +85,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         }
         (None, None) => anyhow::bail!("LISTEN_FDS is set, but no socket was passed to this process"),
     };
-    let control = match options.control_fd {
-        Some(fd) => match Endpoint::inherit(fd)? {
-            Endpoint::Listener(listener) => Some(listener),
-            Endpoint::Stream(_) => anyhow::bail!("--control-fd {fd}: not a listening socket"),
-        },
-        None => None,
-    };
+    let control = control(options)?;
     let isolated = if sandboxed {
         Some(isolate(Spec { namespaces: options.namespaces, ..Spec::new(Role::Net) })?)
     } else {
@@ -109,6 +113,15 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     served?;
     Ok(())
+}
+
+/// The socket for control, if there is one.
+fn control(options: &Options) -> anyhow::Result<Option<UnixListener>> {
+    let Some(fd) = options.control_fd else { return Ok(None) };
+    match Endpoint::inherit(fd)? {
+        Endpoint::Listener(listener) => Ok(Some(listener)),
+        Endpoint::Stream(_) => anyhow::bail!("--control-fd {fd}: not a listening socket"),
+    }
 }
 
 /// Descriptors the parent left open.

@@ -12,6 +12,8 @@ use strata_vhost_net::device::Tuning;
 use strata_vhost_net::mac::Mac;
 use strata_virtio::poller::PollLimit;
 
+use crate::switch_options::SwitchOptions;
+
 /// Serves a network card on a tap to a virtual machine over vhost-user.
 ///
 /// The tap is opened, then the process gives up all rights and serves one frontend after another until SIGTERM.
@@ -35,7 +37,7 @@ pub(crate) struct Options {
     pub(crate) control_fd: Option<i32>,
 
     /// The tap, by its name
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["print_capabilities", "tap_fd"])]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["print_capabilities", "tap_fd", "switch"])]
     pub(crate) tap: Option<String>,
 
     /// The tap, as open descriptors, one per queue pair
@@ -66,6 +68,9 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_io_uring: bool,
 
+    #[command(flatten)]
+    pub(crate) switch: SwitchOptions,
+
     /// Print what this program can do, as JSON, and end
     #[arg(long)]
     pub(crate) print_capabilities: bool,
@@ -82,7 +87,8 @@ pub(crate) struct Options {
 impl Options {
     /// Whether something says where frontends come from: a flag, or a service manager that passes a socket.
     pub(crate) fn has_endpoint(&self) -> bool {
-        self.fd.is_some() || self.socket_path.is_some() || std::env::var_os("LISTEN_FDS").is_some()
+        let own = self.fd.is_some() || self.socket_path.is_some() || self.switch.switch.is_some();
+        own || std::env::var_os("LISTEN_FDS").is_some()
     }
 
     /// How queues are served.
@@ -96,7 +102,8 @@ impl Options {
 
     /// The descriptors that stay open, the socket's among them.
     pub(crate) fn kept(&self, socket: Option<i32>) -> Vec<i32> {
-        self.tap_fd.iter().copied().chain(socket).chain(self.control_fd).collect()
+        let own = self.tap_fd.iter().copied().chain(socket).chain(self.control_fd);
+        own.chain(self.switch.kept()).collect()
     }
 
     /// A descriptor that was named twice.
