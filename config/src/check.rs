@@ -88,6 +88,7 @@ impl TryFrom<MachineFile> for Machine {
             sandbox: file.sandbox.unwrap_or(true),
             stop_timeout: stop_timeout(file.stop_timeout.as_ref())?,
             vcpu: Vcpu { nested: file.vcpu.nested.unwrap_or(true) },
+            backend: file.backend.check().map_err(|error| error.inside("backend"))?,
             name,
         })
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::BackendEntry;
 use crate::compact;
 use crate::error::ConfigError;
 use crate::size::NumberOrText;
@@ -145,4 +146,4 @@ macro_rules! from_flag {
         }
     )*};
 }
-from_flag!(DiskEntry, NetEntry, DeviceEntry, VcpuEntry);
+from_flag!(DiskEntry, NetEntry, DeviceEntry, VcpuEntry, BackendEntry);

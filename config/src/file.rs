@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::BackendEntry;
 use crate::entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
 use crate::error::ConfigError;
 use crate::name::Name;
@@ -70,6 +71,9 @@ pub struct MachineFile {
     /// How the vCPUs are.
     #[serde(default, skip_serializing_if = "VcpuEntry::is_default")]
     pub vcpu: VcpuEntry,
+    /// What becomes of the guest while the process behind a device is gone.
+    #[serde(default, skip_serializing_if = "BackendEntry::is_default")]
+    pub backend: BackendEntry,
 }
 
 impl MachineFile {
@@ -177,6 +181,7 @@ impl MachineFile {
         win(&mut self.hugetlbfs, over.hugetlbfs);
         win(&mut self.prefault, over.prefault);
         win(&mut self.vcpu.nested, over.vcpu.nested);
+        self.backend.overlay(over.backend);
         add(&mut self.disk, over.disk, |disk| &disk.id);
         add(&mut self.net, over.net, |net| &net.id);
         add(&mut self.device, over.device, |device| &device.id);

@@ -13,6 +13,7 @@
 //!
 //! Nothing here looks at the host: whether a kernel exists or a tap is there is for those who open them.
 
+mod backend;
 mod check;
 mod compact;
 mod entry;
@@ -34,6 +35,7 @@ mod file_test;
 #[cfg(test)]
 mod size_test;
 
+pub use backend::{Backend, BackendEntry, WhenLost};
 pub use entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
 pub use error::{ConfigError, nearest};
 pub use file::{MachineFile, json_schema};

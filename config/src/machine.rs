@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Backend;
 use crate::error::ConfigError;
 use crate::file::MachineFile;
 use crate::mac::Mac;
@@ -50,6 +51,8 @@ pub struct Machine {
     pub stop_timeout: Duration,
     /// How the vCPUs are.
     pub vcpu: Vcpu,
+    /// What becomes of the guest while a device has no process.
+    pub backend: Backend,
 }
 
 /// Guest memory.

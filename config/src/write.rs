@@ -28,6 +28,7 @@ impl From<Machine> for MachineFile {
             hugetlbfs: machine.memory.hugetlbfs,
             prefault: Some(machine.memory.prefault),
             vcpu: VcpuEntry { nested: Some(machine.vcpu.nested) },
+            backend: machine.backend.into(),
         }
     }
 }
