@@ -8,6 +8,8 @@
 //!   `mute` (stays, but has no control socket).
 //! - `FAKE_BACKEND`: `serve` (the default), `fail:TEXT`, `refuse:TEXT` (as for a wrong flag), `flap` (serves a client, then exits with 3).
 //! - `FAKE_ARGS`: a folder to write the arguments to, one file per process.
+//! - Files beside the program's own: `PROGRAM.capabilities` is what --print-capabilities prints, `PROGRAM.smaller` has
+//!   a backend that the fake vmm refuses.
 //! - `FAKE_GRANDCHILD`: the vmm starts a process of its own that would outlive it.
 
 use std::io::{Read, Write};
@@ -20,7 +22,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use strata_config::{DiskSource, Machine, NetSource};
-use strata_ipc::{Control, DeviceState, DeviceStatus, MachineState, Refused, Statistics, Status};
+use strata_ipc::{
+    Control, DeviceState, DeviceStatistics, DeviceStatus, MachineState, Refused, Statistics, Status,
+};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -29,6 +33,13 @@ fn main() {
         let file = PathBuf::from(folder).join(format!("{name}.{}", std::process::id()));
         std::fs::write(file, args.get(1..).unwrap().join("\n")).unwrap();
     }
+    if args.iter().any(|arg| arg == "--version") {
+        return println!("{name} {}", beside("version").unwrap_or_else(|| "1".to_owned()));
+    }
+    if args.iter().any(|arg| arg == "--print-capabilities") {
+        let usual = r#"{"type":"block","features":["read-only","blk-file"]}"#;
+        return println!("{}", beside("capabilities").unwrap_or_else(|| usual.to_owned()));
+    }
     let value = |key: &str| args.iter().skip_while(|arg| *arg != key).nth(1).cloned();
     match name.as_str() {
         "vmm" => {
@@ -36,6 +47,12 @@ fn main() {
         }
         _ => backend(value("--fd").unwrap().parse().unwrap()),
     }
+}
+
+/// What a file beside the program's own holds.
+fn beside(suffix: &str) -> Option<String> {
+    let own = std::env::current_exe().unwrap();
+    std::fs::read_to_string(format!("{}.{suffix}", own.display())).ok()
 }
 
 fn mode(variable: &str) -> String {
@@ -57,7 +74,7 @@ fn backend(fd: i32) {
     let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
     for client in listener.incoming() {
         let mut client = client.unwrap();
-        client.write_all(b"k").unwrap();
+        client.write_all(if beside("smaller").is_some() { b"s" } else { b"k" }).unwrap();
         if mode == "flap" {
             // Until the vmm has noted that it was served.
             let _ = client.read(&mut [0]);
@@ -73,6 +90,7 @@ struct Fake {
     deaf: bool,
     state: Mutex<MachineState>,
     devices: Mutex<Vec<DeviceStatus>>,
+    losses: Mutex<std::collections::BTreeMap<String, u64>>,
 }
 
 fn exit_soon() {
@@ -121,7 +139,13 @@ impl Control for Fake {
         Ok(theirs.into())
     }
     fn statistics(&self) -> Statistics {
-        Statistics { vm: [("exits".to_owned(), 7)].into(), ..Statistics::default() }
+        let losses = self.losses.lock().unwrap();
+        let device = |(id, count): (&String, &u64)| DeviceStatistics {
+            id: id.clone(),
+            counters: [("backend_losses".to_owned(), *count)].into(),
+        };
+        let devices = losses.iter().map(device).collect();
+        Statistics { vm: [("exits".to_owned(), 7)].into(), devices, ..Statistics::default() }
     }
 }
 
@@ -164,18 +188,13 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
     let disks = machine.disks.iter().filter(|disk| matches!(disk.source, DiskSource::File { .. }));
     let nets = machine.nets.iter().filter(|net| matches!(net.source, NetSource::Tap { .. }));
     let ids = disks.map(|disk| (&disk.id, "block")).chain(nets.map(|net| (&net.id, "net")));
-    let devices: Vec<_> = ids
-        .map(|(id, kind)| DeviceStatus {
-            id: id.to_string(),
-            kind: kind.to_owned(),
-            state: DeviceState::Waiting,
-            queues: 1,
-        })
-        .collect();
+    let devices: Vec<_> =
+        ids.map(|(id, kind)| DeviceStatus::new(&id.to_string(), kind, DeviceState::Waiting, 1)).collect();
     let sockets: Vec<_> = devices.iter().map(|device| run_dir.join(format!("{}.sock", device.id))).collect();
     let deaf = mode == "deaf";
     let state = Mutex::new(MachineState::Running);
-    let fake = Arc::new(Fake { machine, deaf, state, devices: Mutex::new(devices) });
+    let fake =
+        Arc::new(Fake { machine, deaf, state, devices: Mutex::new(devices), losses: Mutex::default() });
     for (index, socket) in sockets.into_iter().enumerate() {
         let fake = Arc::clone(&fake);
         std::thread::spawn(move || frontend(&fake, index, &socket));
@@ -191,14 +210,28 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
 
 /// Connects for ever; the backend says `k` when it serves.
 fn frontend(fake: &Fake, index: usize, socket: &Path) {
-    let set = |state| fake.devices.lock().unwrap().get_mut(index).unwrap().state = state;
+    let set = |state, trouble: Option<&str>| {
+        let mut devices = fake.devices.lock().unwrap();
+        let device = devices.get_mut(index).unwrap();
+        (device.state, device.trouble) = (state, trouble.map(str::to_owned));
+        device.id.clone()
+    };
     loop {
         let mut stream = UnixStream::connect(socket).unwrap();
-        if stream.read(&mut [0]).is_ok_and(|bytes| bytes > 0) {
-            set(DeviceState::Connected);
-            let _ = stream.write_all(b"n");
-            let _ = stream.read(&mut [0]);
-            set(DeviceState::Lost);
+        let mut word = [0];
+        match stream.read(&mut word) {
+            Ok(1) if word == *b"k" => {
+                set(DeviceState::Connected, None);
+                let _ = stream.write_all(b"n");
+                let _ = stream.read(&mut [0]);
+                let id = set(DeviceState::Lost, None);
+                *fake.losses.lock().unwrap().entry(id).or_default() += 1;
+            }
+            Ok(1) => {
+                set(DeviceState::Lost, Some("the backend that returned is smaller"));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            _ => {}
         }
     }
 }

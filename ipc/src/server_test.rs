@@ -35,12 +35,7 @@ impl Control for Fake {
             memory_bytes: 512 << 20,
             memory_backing: "memfd".into(),
             reboots: 0,
-            devices: vec![DeviceStatus {
-                id: "disk0".into(),
-                kind: "block".into(),
-                state: DeviceState::Connected,
-                queues: 2,
-            }],
+            devices: vec![DeviceStatus::new("disk0", "block", DeviceState::Connected, 2)],
         }
     }
     fn pause(&self) -> Result<(), Refused> {

@@ -114,6 +114,31 @@ pub struct DeviceStatus {
     pub state: DeviceState,
     /// Queues it offers to the guest.
     pub queues: u32,
+    /// Why the backend that answers is not taken into service, for a person to read.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// For how long the ring that stands longest has held requests without one being answered; 0: none stands.
+    #[serde(default)]
+    pub stalled_milliseconds: u64,
+    /// Which ring that is.
+    #[serde(default)]
+    pub stalled_queue: Option<u32>,
+}
+
+impl DeviceStatus {
+    /// Of a device without anything to complain of.
+    pub fn new(id: &str, kind: &str, state: DeviceState, queues: u32) -> Self {
+        let (trouble, stalled_milliseconds, stalled_queue) = (None, 0, None);
+        Self {
+            id: id.to_owned(),
+            kind: kind.to_owned(),
+            state,
+            queues,
+            trouble,
+            stalled_milliseconds,
+            stalled_queue,
+        }
+    }
 }
 
 /// Whether a device's backend is there.

@@ -4,7 +4,6 @@
 //! answered from [`Shared`] and the devices' handles; requests become events for the owner, whose answer is
 //! waited for. Refuses what the owner refuses, and everything once the owner is gone.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -74,20 +73,21 @@ impl Remote {
 
 impl Control for Remote {
     fn status(&self) -> Status {
-        let internal = self.console.iter().map(|_| DeviceStatus {
-            id: "console".to_owned(),
-            kind: "console".to_owned(),
-            state: DeviceState::Internal,
-            queues: 2,
-        });
-        let backends = self.backends.iter().map(|device| DeviceStatus {
-            id: device.id().to_owned(),
-            kind: device.kind().to_owned(),
-            state: match device.state() {
+        let internal =
+            self.console.iter().map(|_| DeviceStatus::new("console", "console", DeviceState::Internal, 2));
+        let backends = self.backends.iter().map(|device| {
+            let state = match device.state() {
                 State::Connected => DeviceState::Connected,
                 State::Lost => DeviceState::Lost,
-            },
-            queues: device.queues().into(),
+            };
+            let stall = device.stall();
+            DeviceStatus {
+                trouble: device.trouble(),
+                stalled_milliseconds: stall
+                    .map_or(0, |stall| u64::try_from(stall.time.as_millis()).unwrap_or(u64::MAX)),
+                stalled_queue: stall.map(|stall| stall.queue.into()),
+                ..DeviceStatus::new(device.id(), device.kind(), state, device.queues().into())
+            }
         });
         Status {
             name: self.facts.name.clone(),
@@ -138,11 +138,19 @@ impl Control for Remote {
         });
         let vcpus = vcpus.collect();
         drop(meters);
-        let lost = self.console.iter().map(|hub| ("console", "bytes_lost", hub.lost()));
-        let backends = self.backends.iter().map(|device| (device.id(), "backend_losses", device.losses()));
-        let devices = lost.chain(backends).map(|(id, name, count)| DeviceStatistics {
+        let lost = self.console.iter().map(|hub| ("console", vec![("bytes_lost", hub.lost())]));
+        let backends = self.backends.iter().map(|device| {
+            let (outage, longest) = device.outages();
+            let counters = vec![
+                ("backend_losses", device.losses()),
+                ("backend_outage_microseconds", outage),
+                ("backend_longest_outage_microseconds", longest),
+            ];
+            (device.id(), counters)
+        });
+        let devices = lost.chain(backends).map(|(id, counters)| DeviceStatistics {
             id: id.to_owned(),
-            counters: BTreeMap::from([(name.to_owned(), count)]),
+            counters: counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         });
         Statistics { vm, vcpus, devices: devices.collect() }
     }

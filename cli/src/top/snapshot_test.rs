@@ -39,8 +39,7 @@ fn sample(at: Instant, stolen: (u64, u64), machines: Vec<Machine>) -> Sample {
 }
 
 fn with_disk(mut reading: Reading) -> Option<Reading> {
-    let disk =
-        DeviceStatus { id: "disk0".into(), kind: "block".into(), state: DeviceState::Connected, queues: 1 };
+    let disk = DeviceStatus::new("disk0", "block", DeviceState::Connected, 1);
     reading.status.devices.push(disk);
     Some(reading)
 }

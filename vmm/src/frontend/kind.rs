@@ -6,6 +6,7 @@
 use strata_virtio::limit::Throttle;
 use strata_virtio::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
+use super::feature;
 use super::session::{Session, SessionError};
 use super::wire::WireError;
 
@@ -152,6 +153,16 @@ impl Kind {
         }
     }
 
+    /// Whether requests on this queue, of so many, are answered as soon as they can be; in others, buffers wait for
+    /// something to come (a network card receives on even queues, its control queue is the last of an odd number).
+    pub(super) fn answers(self, queue: u16, queues: u16) -> bool {
+        match self {
+            Self::Blk => true,
+            Self::Net { .. } => queue % 2 == 1 || (queues % 2 == 1 && queue + 1 == queues),
+            Self::Other { .. } => false,
+        }
+    }
+
     /// How many queues a device of this type has that says nothing about it.
     fn usual_queues(self) -> u64 {
         match self.device_id() {
@@ -236,7 +247,7 @@ impl Kind {
         let needed = accepted.unwrap_or(before.features);
         let missing = needed & !now.features;
         let differs = if missing != 0 {
-            format!("lacks features {missing:#x} that the guest uses")
+            format!("lacks features that the guest uses: {}", feature::names(self, missing))
         } else if now.queues < before.queues {
             format!("has {} queues, not {}", now.queues, before.queues)
         } else if let Some(index) = before.sizes.iter().zip(&now.sizes).position(|(old, new)| new < old) {

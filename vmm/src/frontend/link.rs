@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use strata_virtio::device::{QueueSetup, QueueState};
 use strata_virtio::limit::Throttle;
@@ -22,7 +22,9 @@ use strata_virtio::vring::signal;
 use vhost::vhost_user::message::FrontendReq as Req;
 
 use super::kind::{Kind, Offer, OfferError};
+use super::seen::Seen;
 use super::session::{Inflight, RingAddresses, Session, SessionError};
+use super::stall::Stalls;
 
 static EVENTS: Throttle = Throttle::new(20, 60);
 
@@ -33,13 +35,6 @@ struct Ring {
     at: RingAddresses,
     kick: OwnedFd,
     call: OwnedFd,
-}
-
-/// What others may know without the link's lock, which may be held for as long as a backend takes to answer.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) connected: AtomicBool,
-    pub(super) losses: AtomicU64,
 }
 
 /// See the module's text.
@@ -62,6 +57,7 @@ pub(super) struct Link {
     inflight: Option<Inflight>,
     /// Bytes of the configuration that the driver has changed, and what they were.
     written: BTreeMap<u32, (u8, u8)>,
+    stalls: Stalls,
 }
 
 impl Link {
@@ -70,9 +66,9 @@ impl Link {
         (session, offer): (Session, Offer),
         memory: Arc<Memory>,
         err: Arc<OwnedFd>,
+        seen: Arc<Seen>,
     ) -> Self {
         let rings = (0..offer.queues).map(|_| None).collect();
-        let seen = Arc::new(Seen { connected: true.into(), ..Seen::default() });
         Self {
             id,
             kind,
@@ -86,6 +82,7 @@ impl Link {
             rings,
             inflight: None,
             written: BTreeMap::new(),
+            stalls: Stalls::default(),
         }
     }
 
@@ -110,8 +107,9 @@ impl Link {
 
     fn lose(&mut self, session: Session, why: &str) {
         drop(session);
-        self.seen.losses.fetch_add(1, Ordering::Relaxed);
-        self.seen.connected.store(false, Ordering::Release);
+        self.seen.lost();
+        self.seen.stalled(None);
+        self.stalls = Stalls::default();
         if EVENTS.allow() {
             tracing::warn!(device = self.id, why, "the backend is lost; the guest waits until one returns");
         }
@@ -228,6 +226,26 @@ impl Link {
         self.memory.read_obj::<[u8; 2]>(ring.at.used.wrapping_add(2)).map_or(0, u16::from_le_bytes)
     }
 
+    /// Looks whether a ring stands, says so, and kicks it: a backend that is awake shows it.
+    pub(super) fn look(&mut self) {
+        if self.session.is_none() {
+            return;
+        }
+        let index = |at: u64| self.memory.read_obj::<[u8; 2]>(at).map_or(0, u16::from_le_bytes);
+        let rings = (0..).zip(&self.rings).filter_map(|(queue, ring)| {
+            let RingAddresses { avail, used, .. } =
+                ring.as_ref().filter(|_| self.kind.answers(queue, self.offer.queues))?.at;
+            Some((queue, index(avail.wrapping_add(2)), index(used.wrapping_add(2))))
+        });
+        let stall = self.stalls.look(rings, Instant::now());
+        self.seen.stalled(stall);
+        if let Some(stall) = stall
+            && let Some(Some(ring)) = self.rings.get(usize::from(stall.queue))
+        {
+            signal(&ring.kick);
+        }
+    }
+
     /// A write of the driver's to the configuration.
     pub(super) fn write_config(&mut self, offset: u32, data: &[u8]) {
         if !self.session.as_ref().is_none_or(Session::has_config) {
@@ -307,7 +325,7 @@ impl Link {
         }
         self.connection += 1;
         self.session = Some(session);
-        self.seen.connected.store(true, Ordering::Release);
+        self.seen.back();
         // Features, queues and the configuration's fixed parts are as before; its volatile ones may be news.
         Ok(())
     }

@@ -6,16 +6,18 @@
 //!
 //! Refuses a backend that offers less than the machine file asks for, and one that returns in another shape.
 
+mod feature;
 mod kind;
 mod link;
 mod monitor;
+mod seen;
 mod session;
+mod stall;
 mod wire;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,7 +29,9 @@ use strata_virtio::vring::signal;
 
 use crate::pci::{Notifier, PciDevice};
 pub use kind::{Kind, OfferError};
-use link::{Link, Seen};
+use link::Link;
+use seen::Seen;
+pub use seen::{Hook, Stall};
 use session::Session;
 pub use session::SessionError;
 pub use wire::WireError;
@@ -52,6 +56,10 @@ pub struct Settings {
     pub queue_size: u16,
     /// After how long without a backend the device asks for a reset; `None`: the guest waits for ever.
     pub give_up: Option<Duration>,
+    /// How often to look whether its rings stand.
+    pub look: Duration,
+    /// Told when its backend is lost or back.
+    pub hook: Option<Hook>,
 }
 
 /// Why a device has no backend.
@@ -112,6 +120,7 @@ struct Shared {
     queues: u16,
     seen: Arc<Seen>,
     give_up: Option<Duration>,
+    look: Duration,
     notifier: Notifier,
     link: Mutex<Link>,
     /// Readable for ever once the frontend is taken down.
@@ -164,7 +173,7 @@ impl Handle {
     /// Whether a backend serves it.
     #[must_use]
     pub fn state(&self) -> State {
-        if self.0.seen.connected.load(Ordering::Acquire) { State::Connected } else { State::Lost }
+        if self.0.seen.is_connected() { State::Connected } else { State::Lost }
     }
 
     /// How many queues it has.
@@ -176,7 +185,25 @@ impl Handle {
     /// How often its backend was lost.
     #[must_use]
     pub fn losses(&self) -> u64 {
-        self.0.seen.losses.load(Ordering::Relaxed)
+        self.0.seen.losses()
+    }
+
+    /// Microseconds without a backend: of all outages that have ended, and of the longest of them.
+    #[must_use]
+    pub fn outages(&self) -> (u64, u64) {
+        self.0.seen.outages()
+    }
+
+    /// Why the backend that answers is not taken into service.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.0.seen.trouble()
+    }
+
+    /// The ring that has held requests longest without one being answered.
+    #[must_use]
+    pub fn stall(&self) -> Option<Stall> {
+        self.0.seen.stall()
     }
 }
 
@@ -196,7 +223,7 @@ pub fn connect(
     memory: &Arc<Memory>,
     patience: Duration,
 ) -> Result<(PciDevice, Handle), FrontendError> {
-    let Settings { id, path, kind, queues: asked, queue_size, give_up } = settings;
+    let Settings { id, path, kind, queues: asked, queue_size, give_up, look, hook } = settings;
     let system = |source: std::io::Error| FrontendError::System { id: id.clone(), source };
     let event = || {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -238,7 +265,14 @@ pub fn connect(
         config_size: offer.config.len() as u32,
     };
     let notifier = Notifier::new();
-    let link = Link::new((id.clone(), kind), (session, offer), Arc::clone(memory), Arc::clone(&err));
+    let seen = Arc::new(Seen::new(hook));
+    let link = Link::new(
+        (id.clone(), kind),
+        (session, offer),
+        Arc::clone(memory),
+        Arc::clone(&err),
+        Arc::clone(&seen),
+    );
     let shared = Arc::new(Shared {
         id: id.clone(),
         path,
@@ -246,8 +280,9 @@ pub fn connect(
         asked,
         queue_size,
         queues: identity.queue_sizes.len() as u16,
-        seen: Arc::clone(&link.seen),
+        seen,
         give_up,
+        look,
         notifier: notifier.clone(),
         link: Mutex::new(link),
         stop,
@@ -338,3 +373,5 @@ mod liar_test;
 mod qemu_test;
 #[cfg(test)]
 mod reference_test;
+#[cfg(test)]
+mod stand_test;

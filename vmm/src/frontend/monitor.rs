@@ -41,6 +41,7 @@ struct Watch {
 /// Runs until the frontend is taken down.
 pub(super) fn run(shared: &Shared) {
     let mut deaf = 0;
+    let mut last = Instant::now();
     while !shared.is_stopping() {
         let watch = {
             let link = shared.link();
@@ -51,15 +52,15 @@ pub(super) fn run(shared: &Shared) {
             })
         };
         match watch {
-            Some(watch) => observe(shared, &watch, &mut deaf),
+            Some(watch) => observe(shared, &watch, &mut deaf, &mut last),
             None => fetch_back(shared),
         }
     }
 }
 
 /// Waits for something to happen to a connection, and sees to it. `deaf`: the connection whose own channel the
-/// backend has closed.
-fn observe(shared: &Shared, watch: &Watch, deaf: &mut u64) {
+/// backend has closed; `last`: when the rings were looked at.
+fn observe(shared: &Shared, watch: &Watch, deaf: &mut u64, last: &mut Instant) {
     let channel = watch.channel.as_ref().filter(|_| *deaf != watch.connection);
     let ready = {
         let mut fds = vec![
@@ -69,7 +70,7 @@ fn observe(shared: &Shared, watch: &Watch, deaf: &mut u64) {
             PollFd::new(shared.err.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(channel.map(|channel| PollFd::new(channel.socket().as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, PollTimeout::try_from(shared.look).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => {
                 tracing::error!(%errno, "a backend can no longer be watched");
@@ -83,6 +84,10 @@ fn observe(shared: &Shared, watch: &Watch, deaf: &mut u64) {
     let [woken, ended, broken, spoken] = ready;
     if woken {
         drain(&shared.wake);
+    }
+    if last.elapsed() >= shared.look {
+        *last = Instant::now();
+        shared.link().look();
     }
     if ended {
         shared.link().hang_up(watch.connection);
@@ -143,7 +148,7 @@ const REPLY: u32 = 4;
 fn fetch_back(shared: &Shared) {
     let since = Instant::now();
     let mut refused = String::new();
-    let mut given_up = false;
+    let mut given_up: u32 = 0;
     while !shared.is_stopping() {
         match attempt(shared) {
             Ok(()) => {
@@ -163,13 +168,22 @@ fn fetch_back(shared: &Shared) {
                 if !quiet && EVENTS.allow() {
                     tracing::error!(device = shared.id, why = text, "a returning backend is refused");
                 }
+                if !dying {
+                    shared.seen.refused(Some(text.clone()));
+                }
                 shared.pause(if dying { RETRY } else { REFUSED });
                 refused = text;
             }
         }
-        if !given_up && shared.give_up.is_some_and(|limit| since.elapsed() >= limit) {
-            given_up = true;
-            tracing::warn!(device = shared.id, "no backend has returned in time; the device needs a reset");
+        // Again after as long again: the driver may have reset it, and wait anew.
+        if shared.give_up.is_some_and(|limit| since.elapsed() >= limit.saturating_mul(given_up + 1)) {
+            given_up = given_up.saturating_add(1);
+            if EVENTS.allow() {
+                tracing::warn!(
+                    device = shared.id,
+                    "no backend has returned in time; the device needs a reset"
+                );
+            }
             shared.notifier.needs_reset();
         }
     }

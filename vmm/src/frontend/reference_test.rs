@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use strata_virtio::driver::{Buf, DriverQueue};
 use strata_virtio::spec::{F_EVENT_IDX, F_PROTOCOL_FEATURES, F_VERSION_1};
@@ -15,17 +15,19 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 
 use super::*;
 
+/// Often, so that tests need not wait.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 const BLK_MQ: u64 = 1 << 12;
 const BLK_WCE: u64 = 1 << 11;
 
 /// Fills every writable byte with 0x5a.
-struct Filler {
+pub(super) struct Filler {
     features: u64,
     config: Vec<u8>,
     largest_ring: usize,
     /// Takes nothing off the rings.
-    asleep: AtomicBool,
+    pub(super) asleep: AtomicBool,
     written: Mutex<Vec<(u32, Vec<u8>)>>,
     memory: Mutex<Option<GuestMemoryAtomic<GuestMemoryMmap>>>,
 }
@@ -39,7 +41,7 @@ fn config(sectors: u64, queues: u16) -> Vec<u8> {
 }
 
 impl Filler {
-    fn new(sectors: u64, queues: u16) -> Self {
+    pub(super) fn new(sectors: u64, queues: u16) -> Self {
         let features = F_VERSION_1 | F_EVENT_IDX | F_PROTOCOL_FEATURES | BLK_MQ | BLK_WCE;
         Self {
             features,
@@ -132,14 +134,14 @@ impl VhostUserBackend for Filler {
 }
 
 /// A running daemon; one connection.
-struct Backend {
-    filler: Arc<Filler>,
-    thread: Option<JoinHandle<()>>,
+pub(super) struct Backend {
+    pub(super) filler: Arc<Filler>,
+    pub(super) thread: Option<JoinHandle<()>>,
     shutdown: std::sync::mpsc::Receiver<ShutdownHandle>,
 }
 
 impl Backend {
-    fn serve(listener: &UnixListener, filler: Filler) -> Self {
+    pub(super) fn serve(listener: &UnixListener, filler: Filler) -> Self {
         let filler = Arc::new(filler);
         let listener = listener.try_clone().unwrap();
         let (sender, shutdown) = std::sync::mpsc::channel();
@@ -155,34 +157,43 @@ impl Backend {
     }
 
     /// Breaks the connection, as death does.
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.shutdown.recv_timeout(LIMIT).unwrap().shutdown();
         self.thread.take().unwrap().join().unwrap();
     }
 }
 
-struct Rig {
+pub(super) struct Rig {
     _dir: tempfile::TempDir,
-    path: PathBuf,
-    listener: UnixListener,
-    memory: Arc<Memory>,
+    pub(super) path: PathBuf,
+    pub(super) listener: UnixListener,
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk0.sock");
         let listener = UnixListener::bind(&path).unwrap();
         Self { _dir: dir, path, listener, memory: Arc::new(Memory::anonymous(1 << 20).unwrap()) }
     }
 
-    fn connect(&self, queues: Option<u16>) -> Result<(PciDevice, Handle), FrontendError> {
+    pub(super) fn connect(&self, queues: Option<u16>) -> Result<(PciDevice, Handle), FrontendError> {
         connect(settings(&self.path, Kind::Blk, queues), &self.memory, LIMIT)
     }
 }
 
 pub(super) fn settings(path: &Path, kind: Kind, queues: Option<u16>) -> Settings {
-    Settings { id: "disk0".into(), path: path.to_owned(), kind, queues, queue_size: 256, give_up: None }
+    Settings {
+        id: "disk0".into(),
+        path: path.to_owned(),
+        kind,
+        queues,
+        queue_size: 256,
+        give_up: None,
+        look: LOOK,
+        hook: None,
+    }
 }
 
 pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -194,7 +205,7 @@ pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Posts one buffer and waits for it to be filled.
-fn fill(memory: &Memory, queue: &mut DriverQueue) {
+pub(super) fn fill(memory: &Memory, queue: &mut DriverQueue) {
     memory.write_at(0x8000, &[0; 512]).unwrap();
     queue.add(&[Buf::writable(0x8000, 512)]).unwrap();
     queue.kick();
@@ -204,7 +215,7 @@ fn fill(memory: &Memory, queue: &mut DriverQueue) {
     assert_eq!(bytes, [0x5a; 512]);
 }
 
-const FEATURES: u64 = F_VERSION_1 | F_EVENT_IDX | BLK_MQ;
+pub(super) const FEATURES: u64 = F_VERSION_1 | F_EVENT_IDX | BLK_MQ;
 
 #[test]
 fn a_backend_of_another_make_serves_queues() {
@@ -288,16 +299,23 @@ fn a_backend_of_another_shape_is_refused_until_the_right_one_returns() {
     queue.add(&[Buf::writable(0x8000, 512)]).unwrap();
     queue.kick();
     let poorer = Filler { features: F_VERSION_1 | F_PROTOCOL_FEATURES | BLK_MQ, ..Filler::new(2048, 2) };
-    for wrong in [Filler::new(4096, 2), Filler::new(2048, 1), poorer] {
+    for (wrong, differs) in [
+        (Filler::new(4096, 2), "has a capacity of 4096 sectors, not 2048"),
+        (Filler::new(2048, 1), "2 queues are asked for; the backend offers 1"),
+        (poorer, "lacks features that the guest uses: EVENT_IDX"),
+    ] {
         let backend = Backend::serve(&rig.listener, wrong);
         // The frontend hangs up on it.
         backend.thread.unwrap().join().unwrap();
         assert!(backend.filler.memory.lock().unwrap().is_none(), "it has seen guest memory");
         assert_eq!(handle.state(), State::Lost);
+        eventually("what differs", || handle.trouble().is_some_and(|trouble| trouble.contains(differs)));
     }
     assert!(queue.poll().is_none());
     let _right = Backend::serve(&rig.listener, Filler::new(2048, 2));
     assert_eq!(queue.wait(LIMIT).map(|answer| answer.1), Some(512));
+    eventually("return", || handle.state() == State::Connected);
+    assert_eq!(handle.trouble(), None);
     drop(device);
 }
 

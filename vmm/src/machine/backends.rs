@@ -8,13 +8,15 @@ use strata_config::{DiskSource, Machine, NetSource};
 use strata_virtio::memory::Memory;
 
 use super::MachineError;
-use crate::frontend::{self, Handle, Kind, Settings};
+use crate::frontend::{self, Handle, Hook, Kind, Settings};
 use crate::pci::PciDevice;
 
 /// Descriptors of a ring, at most. The guest's driver uses what the device offers.
 const QUEUE_SIZE: u16 = 256;
 /// How long a backend may take to answer at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks whether rings stand, at most.
+const LOOK: Duration = Duration::from_secs(1);
 /// Folders that hold everybody's sockets: of these only the one socket is shown to the vmm.
 const CROWDED: [&str; 6] = ["/", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm"];
 
@@ -29,10 +31,13 @@ pub(super) fn settings(
     let run_dir = real(run_dir)?;
     let mut visible = vec![run_dir.clone()];
     let own = |id: &str| run_dir.join(format!("{id}.sock"));
+    let give_up = machine.backend.reset_after;
+    // Often enough that four looks fit into the time after which a backend counts as hung.
+    let look = machine.backend.hung_after.map_or(LOOK, |time| LOOK.min(time / 4));
     let mut all = Vec::new();
     let mut add = |id: &str, path: PathBuf, kind, queues| {
         let id = id.to_owned();
-        all.push(Settings { id, path, kind, queues, queue_size: QUEUE_SIZE, give_up: None });
+        all.push(Settings { id, path, kind, queues, queue_size: QUEUE_SIZE, give_up, look, hook: None });
     };
     for disk in &machine.disks {
         let (path, queues) = match &disk.source {
@@ -75,17 +80,19 @@ fn real(folder: &Path) -> Result<PathBuf, MachineError> {
     folder.canonicalize().map_err(MachineError::system(format!("find the folder {}", folder.display())))
 }
 
-/// Connects to all of them.
+/// Connects to all of them; `hook` is called when one is lost or back.
 ///
 /// # Errors
 /// One does not answer, or does not offer what the machine file asks for.
 pub(super) fn connect(
     backends: &[Settings],
     memory: &Arc<Memory>,
+    hook: &Hook,
 ) -> Result<Vec<(PciDevice, Handle)>, MachineError> {
     backends
         .iter()
-        .map(|settings| frontend::connect(settings.clone(), memory, PATIENCE).map_err(Into::into))
+        .map(|settings| Settings { hook: Some(hook.clone()), ..settings.clone() })
+        .map(|settings| frontend::connect(settings, memory, PATIENCE).map_err(Into::into))
         .collect()
 }
 

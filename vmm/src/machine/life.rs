@@ -5,6 +5,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use strata_config::WhenLost;
 use strata_ipc::{MachineState, Refused};
 
 use super::board::{Board, Keep};
@@ -13,6 +14,7 @@ use super::shared::Shared;
 use super::terminals::Terminals;
 use super::{MachineError, backends, signals};
 use crate::control::{self, Facts, Remote};
+use crate::frontend::{Handle, Hook, State};
 use crate::kvm::kick;
 use crate::kvm::run::End;
 use crate::memory::Ram;
@@ -42,6 +44,8 @@ pub enum Event {
         /// Why.
         end: End,
     },
+    /// A backend is lost or back.
+    Backends,
     /// Somebody wants the machine to end.
     Signal(Signal),
     /// Somebody asks over the control socket, and waits for the answer.
@@ -117,6 +121,9 @@ pub(super) struct Life {
     deadline: Option<(Instant, Failure)>,
     panicked: bool,
     asked_to_end: bool,
+    backends: Vec<Handle>,
+    /// The vCPUs stand because a backend is gone.
+    held: bool,
 }
 
 impl Life {
@@ -128,7 +135,9 @@ impl Life {
         signals::watch(events.clone()).map_err(thread())?;
         let (terminals, console) =
             Terminals::new(parts.console.take(), parts.serial.take()).map_err(thread())?;
-        let backends = backends::connect(&parts.backends, &ram.memory)?;
+        let told = events.clone();
+        let hook = Hook(Arc::new(move || drop(told.send(Event::Backends))));
+        let backends = backends::connect(&parts.backends, &ram.memory, &hook)?;
         let (devices, handles): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
         // The console comes first: its place does not depend on how many disks there are.
         let devices = console.into_iter().chain(devices).collect();
@@ -139,7 +148,8 @@ impl Life {
             memory: ram.size,
             backing: ram.backing.to_string(),
         };
-        let remote = Remote::new(facts, Arc::clone(&shared), events.clone(), handles, terminals.main_hub());
+        let remote =
+            Remote::new(facts, Arc::clone(&shared), events.clone(), handles.clone(), terminals.main_hub());
         if let Some(listener) = parts.control.take() {
             control::serve(listener, remote).map_err(thread())?;
         }
@@ -155,6 +165,8 @@ impl Life {
             deadline: None,
             panicked: false,
             asked_to_end: false,
+            backends: handles,
+            held: false,
         })
     }
 
@@ -201,15 +213,19 @@ impl Life {
         };
         let (board, meters) = Board::build(&keep, devices)?;
         *self.shared.meters() = meters;
-        board.open();
-        self.shared.set_state(MachineState::Running);
+        if self.held {
+            self.shared.set_state(MachineState::Paused);
+        } else {
+            board.open();
+            self.shared.set_state(MachineState::Running);
+        }
         Ok(board)
     }
 
     fn drain(&mut self) {
         let mut kept = Vec::new();
         while let Ok(event) = self.inbox.try_recv() {
-            if matches!(event, Event::Signal(_) | Event::Command(..)) {
+            if matches!(event, Event::Signal(_) | Event::Command(..) | Event::Backends) {
                 kept.push(event);
             }
         }
@@ -260,6 +276,10 @@ impl Life {
                 End::Failed(why) => Failure::Vcpu { index, why },
                 End::Halted | End::SentHome => Failure::Vcpu { index, why: "it halted for good".to_owned() },
             })),
+            Event::Backends => {
+                self.hold(board);
+                None
+            }
             Event::Signal(signal) => self.signal(signal, board),
             Event::Command(command, reply) => {
                 let (answer, outcome) = self.obey(command, board);
@@ -270,12 +290,34 @@ impl Life {
         }
     }
 
+    /// A backend is lost or back: the vCPUs stand, or run again, if the machine file wants that.
+    fn hold(&mut self, board: &Board) {
+        let lost = self.backends.iter().any(|backend| backend.state() == State::Lost);
+        let wanted = self.parts.machine.backend.lost == WhenLost::Pause && lost;
+        if wanted && !self.held && self.shared.state() == MachineState::Running {
+            if board.close() {
+                tracing::warn!("the vCPUs stand until all backends are back");
+                self.held = true;
+                self.shared.set_state(MachineState::Paused);
+            } else {
+                board.open();
+                tracing::warn!(
+                    "a vCPU does not leave a device it is in; the guest runs on without a backend"
+                );
+            }
+        } else if !lost && std::mem::take(&mut self.held) {
+            board.open();
+            self.shared.set_state(MachineState::Running);
+        }
+    }
+
     fn signal(&mut self, signal: Signal, board: &Board) -> Option<Outcome> {
         if self.asked_to_end {
             return Some(Outcome::Badly(Failure::Killed(signal.as_str())));
         }
         tracing::info!("{signal}: pressing the power button");
         self.asked_to_end = true;
+        self.held = false;
         if self.shared.state() == MachineState::Paused {
             // A guest that stands cannot power off.
             board.open();
@@ -292,6 +334,8 @@ impl Life {
         let mut outcome = None;
         match command {
             Command::Pause => {
+                // From here on it stands because it was asked to, whatever becomes of backends.
+                self.held = false;
                 if board.close() {
                     self.shared.set_state(MachineState::Paused);
                 } else {
@@ -300,6 +344,7 @@ impl Life {
                 }
             }
             Command::Resume => {
+                self.held = false;
                 board.open();
                 self.shared.set_state(MachineState::Running);
             }

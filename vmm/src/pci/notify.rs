@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a device has to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     /// Its configuration space reads differently now.
-    pub(super) config: bool,
+    pub(crate) config: bool,
     /// It needs a reset by the driver (virtio 1.2 section 2.1.2).
-    pub(super) broken: bool,
+    pub(crate) broken: bool,
 }
 
 /// A message to the bus's event thread.
@@ -78,7 +78,7 @@ impl Notifier {
         self.inner().listener = None;
     }
 
-    pub(super) fn take(&self) -> Signals {
+    pub(crate) fn take(&self) -> Signals {
         std::mem::take(&mut self.inner().signals)
     }
 }
