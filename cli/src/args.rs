@@ -7,8 +7,11 @@ use std::time::Duration;
 use crate::disk::DiskCommand;
 use crate::image::ImageCommand;
 use crate::unit::UnitArgs;
+use crate::upgrade::UpgradeArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use strata_config::{DeviceEntry, DiskEntry, MachineFile, Name, NetEntry, NumberOrText, VcpuEntry};
+use strata_config::{
+    BackendEntry, DeviceEntry, DiskEntry, MachineFile, Name, NetEntry, NumberOrText, VcpuEntry,
+};
 
 /// Runs Linux guests on separate, sandboxed processes: one vmm, one vhost-blk per disk, one vhost-net per NIC.
 #[derive(Debug, Parser)]
@@ -84,6 +87,8 @@ pub(crate) enum Command {
     /// Make and look at disk images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Replace the processes of a running machine's disks and NICs by the installed version
+    Upgrade(UpgradeArgs),
     /// Stop a machine's vCPUs
     Pause {
         /// The machine
@@ -195,6 +200,9 @@ pub(crate) struct RunArgs {
     /// vCPUs: nested=on|off
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = VcpuEntry::from_flag)]
     vcpu: Option<VcpuEntry>,
+    /// While a disk's or NIC's process is gone: lost=wait|pause,reset_after=TIME|off,hung_after=TIME|off
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = BackendEntry::from_flag)]
+    backend: Option<BackendEntry>,
     /// Run the processes without their sandboxes; for debugging only
     #[arg(long)]
     no_sandbox: bool,
@@ -221,6 +229,7 @@ impl RunArgs {
             hugetlbfs: self.hugetlbfs,
             prefault: self.prefault.then_some(true),
             vcpu: self.vcpu.unwrap_or_default(),
+            backend: self.backend.unwrap_or_default(),
         }
     }
 }

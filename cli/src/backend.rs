@@ -4,10 +4,12 @@
 //! Refuses answers longer than `LONGEST` and such that are no Varlink.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use serde_json::{Value, json};
 
 /// Longest answer of a backend that is read.
@@ -51,8 +53,8 @@ pub(crate) fn call(
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CallError::Silent { patience },
         _ => CallError::Broken(error),
     };
-    let mut stream = UnixStream::connect(socket)
-        .map_err(|source| CallError::Connect { path: socket.to_owned(), source })?;
+    let mut stream =
+        connect(socket).map_err(|source| CallError::Connect { path: socket.to_owned(), source })?;
     stream.set_read_timeout(Some(patience)).map_err(broken)?;
     stream.set_write_timeout(Some(patience)).map_err(broken)?;
     let mut call = match parameters {
@@ -74,6 +76,16 @@ pub(crate) fn call(
     }
     answer.pop();
     read(&answer)
+}
+
+/// Connects, and does not wait where nobody accepts any more: a socket's backlog may be full.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 fn read(answer: &[u8]) -> Result<Value, CallError> {

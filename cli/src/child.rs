@@ -22,16 +22,19 @@ use tokio::process::{ChildStderr, Command};
 use tokio::sync::mpsc;
 
 use crate::say::say;
+use crate::upgrade::version::Version;
 
 /// A line longer than this is cut: it is for people.
 const LONGEST_LINE: usize = 1024;
 
 /// What to start.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Program {
     /// Its name in front of what it says: the device's id, or `vmm`.
     pub(crate) id: String,
     pub(crate) path: PathBuf,
+    /// The very file, if it is to stay the same whatever becomes of the path.
+    pub(crate) version: Option<Version>,
     pub(crate) args: Vec<String>,
     /// Descriptors it gets, under the numbers they have here.
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
@@ -41,6 +44,14 @@ impl Program {
     /// The program's name without its folder.
     pub(crate) fn name(&self) -> String {
         self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// What to execute: the path, unless another file lies there by now.
+    pub(crate) fn executable(&self) -> PathBuf {
+        match &self.version {
+            Some(version) if !version.is_at(&self.path) => version.handle(),
+            _ => self.path.clone(),
+        }
     }
 }
 
@@ -100,8 +111,8 @@ impl Running {
 ///
 /// Call from the main thread only: PDEATHSIG follows the thread that forks.
 pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static) -> io::Result<Running> {
-    let mut command = Command::new(&program.path);
-    command.args(&program.args);
+    let mut command = Command::new(program.executable());
+    command.arg0(&program.path).args(&program.args);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
     let launcher = nix::unistd::getpid();

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 use strata_config::{Name, Size};
-use strata_ipc::{Client, Statistics, Status};
+use strata_ipc::{Client, DeviceState, DeviceStatus, Statistics, Status};
 use strata_sandbox::audit;
 
 use crate::args::Output;
 use crate::control;
 use crate::run_dir::{Running, base};
 use crate::say::print;
+use crate::supervise::record::{self, Entry};
 
 /// How long a machine may take to answer before it is listed as not answering.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -25,6 +26,10 @@ struct Listed {
     state: &'static str,
     /// The launcher.
     pid: u32,
+    /// A device has no process that serves it.
+    degraded: bool,
+    /// Which, and why; for people.
+    degraded_because: Vec<String>,
     /// Null when the vmm does not answer, like the next two.
     cpus: Option<u32>,
     memory_bytes: Option<u64>,
@@ -42,6 +47,12 @@ struct ListedDevice {
     queues: u32,
     /// Null where the backend is not the launcher's.
     pid: Option<u32>,
+    /// Why the backend that answers is refused.
+    trouble: Option<String>,
+    /// For how long its slowest ring has held requests without one being answered.
+    stalled_milliseconds: u64,
+    /// What its launcher knows; null where there is none.
+    supervision: Option<Entry>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,6 +98,8 @@ async fn listed(running: &Running) -> Listed {
             name,
             state: "unresponsive",
             pid,
+            degraded: false,
+            degraded_because: Vec::new(),
             cpus,
             memory_bytes,
             memory_backing,
@@ -94,23 +107,50 @@ async fn listed(running: &Running) -> Listed {
             processes,
         };
     };
-    let device = |device: strata_ipc::DeviceStatus| ListedDevice {
+    let mut record = record::read(&running.path);
+    let degraded_because: Vec<String> =
+        status.devices.iter().filter_map(|it| why_degraded(it, record.get(&it.id))).collect();
+    let mut device = |device: strata_ipc::DeviceStatus| ListedDevice {
         pid: running.pid_of(&device.id),
         state: device.state.as_str(),
+        trouble: device.trouble,
+        stalled_milliseconds: device.stalled_milliseconds,
+        supervision: record.remove(&device.id),
         id: device.id,
         kind: device.kind,
         queues: device.queues,
     };
+    let devices = status.devices.into_iter().map(&mut device).collect();
     Listed {
         name,
         state: status.state.as_str(),
         pid,
+        degraded: !degraded_because.is_empty(),
+        degraded_because,
         cpus: Some(status.cpus),
         memory_bytes: Some(status.memory_bytes),
         memory_backing: Some(status.memory_backing),
-        devices: status.devices.into_iter().map(device).collect(),
+        devices,
         processes,
     }
+}
+
+/// Why a machine with this device is not whole, if it is not.
+fn why_degraded(device: &DeviceStatus, known: Option<&Entry>) -> Option<String> {
+    if device.state != DeviceState::Lost {
+        return None;
+    }
+    let id = &device.id;
+    if let Some(trouble) = &device.trouble {
+        return Some(format!("{id}: its backend is refused: {trouble}"));
+    }
+    let death = known
+        .and_then(|known| known.last_death.as_deref())
+        .map(|how| format!(" ({how})"))
+        .unwrap_or_default();
+    let wait = known.and_then(|known| known.waits_milliseconds).filter(|wait| *wait > 0);
+    let wait = wait.map(|wait| format!(", started again after {wait} ms")).unwrap_or_default();
+    Some(format!("{id}: its backend is gone{death}{wait}"))
 }
 
 pub(crate) async fn ps(output: Output) -> anyhow::Result<()> {
@@ -144,7 +184,7 @@ fn row(machine: &Listed) -> [String; 8] {
         machine.processes.iter().map(|process| format!("{}={}", process.id, process.pid)).collect();
     [
         machine.name.clone(),
-        machine.state.to_owned(),
+        format!("{}{}", machine.state, if machine.degraded { " (degraded)" } else { "" }),
         or_dash(machine.cpus.map(|cpus| cpus.to_string())),
         or_dash(machine.memory_bytes.map(|bytes| Size(bytes).to_string())),
         or_dash(machine.memory_backing.clone()),
@@ -210,6 +250,9 @@ fn text(shown: &Shown) -> String {
     let mut add = |key: &str, value: String| rows.push([key.to_owned(), value]);
     add("name", machine.name.clone());
     add("state", machine.state.to_owned());
+    for why in &machine.degraded_because {
+        add("degraded", why.clone());
+    }
     add("cpus", machine.cpus.map(|cpus| cpus.to_string()).unwrap_or_default());
     add("memory", machine.memory_bytes.map(|bytes| Size(bytes).to_string()).unwrap_or_default());
     add("backing", machine.memory_backing.clone().unwrap_or_default());
@@ -223,6 +266,16 @@ fn text(shown: &Shown) -> String {
     }
     for device in &machine.devices {
         add(&device.id, format!("{}, {}, {} queues", device.kind, device.state, device.queues));
+        if device.stalled_milliseconds > 0 {
+            let seconds = device.stalled_milliseconds as f64 / 1e3;
+            add(&format!("{}.stalled", device.id), format!("{seconds:.1} s without an answer to requests"));
+        }
+        if let Some(Entry { restarts, hangs, upgrades, .. }) = &device.supervision {
+            add(
+                &format!("{}.process", device.id),
+                format!("{restarts} restarts, {hangs} hangs, {upgrades} upgrades"),
+            );
+        }
     }
     for (key, count) in &shown.statistics.vm {
         add(key, count.to_string());
@@ -257,6 +310,8 @@ mod tests {
             name: "web".into(),
             state: "unresponsive",
             pid: 7,
+            degraded: false,
+            degraded_because: vec![],
             cpus: None,
             memory_bytes: None,
             memory_backing: None,

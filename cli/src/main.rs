@@ -30,6 +30,7 @@ mod terminal;
 mod threads;
 mod top;
 mod unit;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Command::Top(args) => block_on(top::run(&args)),
         Command::Disk(command) => disk::run(&command),
         Command::Image(command) => image::run(&command),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Ps { output } => block_on(list::ps(output.output)),
         Command::Status { name, output } => block_on(list::status(&name, output.output)),
         Command::Console { name } => block_on(control::console(&name)),

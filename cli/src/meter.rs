@@ -58,7 +58,7 @@ impl Reading {
 }
 
 /// What a backend of this kind of device speaks.
-fn interface(kind: &str) -> Option<&'static str> {
+pub(crate) fn interface(kind: &str) -> Option<&'static str> {
     match kind {
         "block" | "blk" => Some("io.strata.Disk"),
         "net" => Some("io.strata.Net"),

@@ -16,6 +16,7 @@ use crate::backend::control_socket;
 use crate::child::Program;
 use crate::disk;
 use crate::programs::{ProgramMissing, find};
+use crate::upgrade::version::Version;
 
 /// sockaddr_un holds 108 bytes with the NUL.
 const LONGEST_SOCKET: usize = 107;
@@ -71,10 +72,13 @@ fn backend(
     if !machine.sandbox {
         args.push("--no-sandbox".to_owned());
     }
-    Ok(Program { id: id.to_owned(), path: find(name)?, args, descriptors: vec![listener, control] })
+    let path = find(name)?;
+    // A backend that dies is started again as it was; another version comes by `strata upgrade` alone.
+    let version = Version::open(&path).ok();
+    Ok(Program { id: id.to_owned(), path, version, args, descriptors: vec![listener, control] })
 }
 
-fn listen(path: &Path) -> Result<UnixListener, PlanError> {
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, PlanError> {
     fits(path)?;
     let failed = |source| PlanError::Socket { path: path.to_owned(), source };
     let listener = UnixListener::bind(path).map_err(failed)?;
@@ -110,5 +114,5 @@ pub(crate) fn vmm(machine: &Machine, folder: &Path, console: Option<OwnedFd>) ->
     if !machine.sandbox {
         args.push("--no-sandbox".to_owned());
     }
-    Ok(Program { id: "vmm".to_owned(), path: find("vmm")?, args, descriptors })
+    Ok(Program { id: "vmm".to_owned(), path: find("vmm")?, version: None, args, descriptors })
 }

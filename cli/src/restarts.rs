@@ -1,43 +1,43 @@
-//! When a dead backend is started again.
+//! When a dead backend is started again: at once, and later and later while it dies young.
+//!
+//! It is never given up: the guest waits for it, and whatever kills it (a full disk, a missing image, a bad upgrade)
+//! may be mended meanwhile.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Deaths within this time count together.
-const WINDOW: Duration = Duration::from_secs(30);
+/// A life at least this long was one, and the next death is the first again.
+const YOUNG: Duration = Duration::from_secs(1);
 
-/// How long to wait after the first, second, ... death within the window. One more is one too many.
-const DELAYS: [Duration; 5] = [
+/// How long to wait after the first, second, ... death in a row; the last for all that follow.
+const DELAYS: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_millis(100),
     Duration::from_millis(500),
     Duration::from_secs(2),
     Duration::from_secs(5),
+    Duration::from_secs(10),
 ];
 
-/// One backend's recent deaths.
+/// One backend's deaths.
 #[derive(Debug, Default)]
 pub(crate) struct Restarts {
-    deaths: VecDeque<Instant>,
-    ever: bool,
+    in_a_row: usize,
+    total: u64,
 }
 
 impl Restarts {
-    /// Notes a death. The delay until the next start, or `None`: it dies too often.
-    pub(crate) fn died(&mut self, now: Instant) -> Option<Duration> {
-        self.deaths.retain(|death| now.saturating_duration_since(*death) < WINDOW);
-        self.deaths.push_back(now);
-        self.ever = true;
-        DELAYS.get(self.deaths.len() - 1).copied()
+    /// Notes a death after a life of `lived`; the delay until the next start.
+    pub(crate) fn died(&mut self, lived: Duration) -> Duration {
+        self.in_a_row = if lived < YOUNG { self.in_a_row.saturating_add(1) } else { 1 };
+        self.total = self.total.saturating_add(1);
+        let at = self.in_a_row.saturating_sub(1).min(DELAYS.len() - 1);
+        DELAYS.get(at).copied().unwrap_or_default()
     }
 
-    /// Whether it never died before.
-    pub(crate) fn first(&self) -> bool {
-        !self.ever
+    /// How often it died in all.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
     }
-
-    /// What `None` from [`Restarts::died`] means, for people.
-    pub(crate) const TOO_OFTEN: &str = "died more than 5 times in 30 s";
 }
 
 #[cfg(test)]
@@ -45,22 +45,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_and_the_sixth_death_in_the_window_is_the_last() {
-        let start = Instant::now();
+    fn delays_grow_while_it_dies_young_and_do_not_end() {
         let mut restarts = Restarts::default();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let delays: Vec<_> = (0..6).map(|second| restarts.died(at(second))).collect();
-        let millis = |n| Some(Duration::from_millis(n));
-        assert_eq!(delays, [millis(0), millis(100), millis(500), millis(2000), millis(5000), None]);
-    }
-
-    #[test]
-    fn deaths_long_ago_do_not_count() {
-        let start = Instant::now();
-        let mut restarts = Restarts::default();
-        for n in 0..20 {
-            assert!(restarts.died(start + Duration::from_secs(7 * n)).is_some(), "{n}");
-        }
-        assert_eq!(restarts.died(start + Duration::from_secs(1000)), Some(Duration::ZERO));
+        let delays: Vec<_> = (0..8).map(|_| restarts.died(Duration::from_millis(999)).as_millis()).collect();
+        assert_eq!(delays, [0, 100, 500, 2000, 5000, 10_000, 10_000, 10_000]);
+        assert_eq!(restarts.died(YOUNG), Duration::ZERO);
+        assert_eq!(restarts.died(Duration::ZERO), Duration::from_millis(100));
+        assert_eq!(restarts.total(), 10);
     }
 }

@@ -7,24 +7,34 @@
 //!     └────────────────────────────┴──────────────> ended: backends SIGTERM, then SIGKILL; all reaped
 //! ```
 //! A backend's death does not change the state: it is started again on the same listener, where the vmm's
-//! reconnect finds it. One that fails before the vmm ever reached it, or dies too often, ends the machine.
+//! reconnect finds it, and for ever (`restarts.rs`). One that hangs is killed first (`supervise/pulse.rs` says when).
+//! One that fails before the vmm ever reached it ends the machine.
+
+mod backend;
+mod pulse;
+pub(crate) mod record;
+mod vitals;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use strata_config::Machine;
-use strata_ipc::{Client, ClientError, DeviceState};
+use strata_ipc::{Client, ClientError};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use self::backend::Backend;
+use self::pulse::Sign;
+use self::watch::Roster;
 use crate::child::{self, Death, Program, Running};
 use crate::escape::Key;
 use crate::orphans;
-use crate::restarts::Restarts;
 use crate::run_dir::RunDir;
 use crate::say::say;
+use crate::upgrade;
 
 /// How long a backend may take to end when told to.
 const GRACE: Duration = Duration::from_secs(3);
@@ -63,6 +73,14 @@ pub(crate) enum Event {
     /// Whether the dead backend had ever served.
     Judged(usize, Death, bool),
     RestartDue(usize),
+    /// A backend's process does nothing although it should.
+    Hung(String, u32, Sign),
+    /// Somebody asks for other versions of backends.
+    Upgrade(upgrade::Request),
+    /// A backend is to be replaced by this program; it is answered once that runs.
+    Replace(String, Program, oneshot::Sender<Result<Replaced, String>>),
+    /// A backend to be replaced has had its time.
+    DrainOver(String, u32),
     /// The vmm was asked to press the power button.
     Pressed(Result<(), ClientError>),
 }
@@ -74,10 +92,15 @@ enum State {
     Killing { timed_out: bool },
 }
 
-struct Backend {
-    program: Program,
-    running: Option<Running>,
-    restarts: Restarts,
+/// How a backend was replaced.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    /// From being told to end to its end.
+    pub(crate) drained: Duration,
+    /// It did not end by itself and was killed.
+    pub(crate) killed: bool,
+    /// Told of the new process's death, if it dies before this is dropped.
+    pub(crate) death: oneshot::Receiver<String>,
 }
 
 /// The launcher's view of a running machine.
@@ -90,6 +113,7 @@ pub(crate) struct Supervisor<'a> {
     deadline: Option<tokio::time::Instant>,
     events: mpsc::UnboundedReceiver<Event>,
     sender: mpsc::UnboundedSender<Event>,
+    roster: Roster,
 }
 
 impl<'a> Supervisor<'a> {
@@ -99,7 +123,8 @@ impl<'a> Supervisor<'a> {
         let keys = sender.clone();
         let (backends, vmm) = (Vec::new(), None);
         let state = State::Running;
-        (Self { machine, run_dir, backends, vmm, state, deadline: None, events, sender }, keys)
+        let roster = Roster::default();
+        (Self { machine, run_dir, backends, vmm, state, deadline: None, events, sender, roster }, keys)
     }
 
     /// Starts everything and stays until nothing of it is left.
@@ -128,7 +153,7 @@ impl<'a> Supervisor<'a> {
             });
         }
         for program in backends {
-            self.backends.push(Backend { program, running: None, restarts: Restarts::default() });
+            self.backends.push(Backend::new(program));
             self.start_backend(self.backends.len() - 1)?;
         }
         let sender = self.sender.clone();
@@ -136,18 +161,17 @@ impl<'a> Supervisor<'a> {
             .map_err(|source| Failure::Start { program: vmm.path.clone(), source })?;
         self.note_pid("vmm", running.pid);
         self.vmm = Some(running);
-        Ok(())
-    }
-
-    fn start_backend(&mut self, index: usize) -> Result<(), Failure> {
+        let folder = self.run_dir.path().to_owned();
+        if let Some(limit) = self.machine.backend.hung_after.filter(|_| !self.backends.is_empty()) {
+            let sender = self.sender.clone();
+            let hung = move |id, pid, sign| drop(sender.send(Event::Hung(id, pid, sign)));
+            tokio::spawn(watch::run(folder.clone(), self.roster.clone(), limit, hung));
+        }
         let sender = self.sender.clone();
-        let Some(backend) = self.backends.get_mut(index) else { return Ok(()) };
-        let running =
-            child::spawn(&backend.program, move |death| drop(sender.send(Event::BackendDied(index, death))))
-                .map_err(|source| Failure::Start { program: backend.program.path.clone(), source })?;
-        let (id, pid) = (backend.program.id.clone(), running.pid);
-        backend.running = Some(running);
-        self.note_pid(&id, pid);
+        let ask = move |request| sender.send(Event::Upgrade(request)).is_ok();
+        if let Err(error) = upgrade::service::serve(&folder, ask) {
+            say(format_args!("strata: `strata upgrade` will not reach this machine: {error:#}"));
+        }
         Ok(())
     }
 
@@ -184,7 +208,11 @@ impl<'a> Supervisor<'a> {
                 Some(Event::Pressed(Err(_))) => {}
                 Some(Event::BackendDied(index, death)) => self.backend_died(index, death),
                 Some(Event::Judged(index, death, served)) => self.judged(index, &death, served)?,
-                Some(Event::RestartDue(index)) => self.start_backend(index)?,
+                Some(Event::RestartDue(index)) => self.restart(index),
+                Some(Event::Hung(id, pid, sign)) => self.hung(&id, pid, sign),
+                Some(Event::Upgrade(request)) => self.upgrade(request),
+                Some(Event::Replace(id, program, done)) => self.replace(&id, program, done),
+                Some(Event::DrainOver(id, pid)) => self.drain_over(&id, pid),
             }
         }
     }
@@ -223,48 +251,6 @@ impl<'a> Supervisor<'a> {
         if let Some(vmm) = &self.vmm {
             vmm.signal(Signal::SIGKILL);
         }
-    }
-
-    /// A dead backend is started again if the vmm ever reached it. The vmm knows.
-    fn backend_died(&mut self, index: usize, death: Death) {
-        let Some(backend) = self.backends.get_mut(index) else { return };
-        backend.running = None;
-        let (id, control) = (backend.program.id.clone(), self.run_dir.path().join("control.sock"));
-        let sender = self.sender.clone();
-        tokio::spawn(async move {
-            let status = async { Client::connect(&control, ANSWER).await?.status().await };
-            let served = match status.await {
-                Ok(status) => {
-                    let device = status.devices.iter().find(|device| device.id == id);
-                    device.is_some_and(|it| matches!(it.state, DeviceState::Connected | DeviceState::Lost))
-                }
-                // A vmm too busy to answer is past its start; one without a socket is not.
-                Err(ClientError::Timeout { .. }) => true,
-                Err(_) => false,
-            };
-            let _ = sender.send(Event::Judged(index, death, served));
-        });
-    }
-
-    fn judged(&mut self, index: usize, death: &Death, served: bool) -> Result<(), Failure> {
-        let Some(backend) = self.backends.get_mut(index) else { return Ok(()) };
-        if matches!(self.state, State::Killing { .. }) {
-            return Ok(());
-        }
-        let (id, program, how) = (backend.program.id.clone(), backend.program.name(), death.describe());
-        if !served && backend.restarts.first() {
-            return Err(Failure::Backend { id, program, how });
-        }
-        let Some(delay) = backend.restarts.died(Instant::now()) else {
-            return Err(Failure::Backend { id, program, how: format!("{}; {how}", Restarts::TOO_OFTEN) });
-        };
-        say(format_args!("strata: {id}: {program} died ({how}); starting it again"));
-        let sender = self.sender.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
-            let _ = sender.send(Event::RestartDue(index));
-        });
-        Ok(())
     }
 
     /// Ends what still runs and waits for it.

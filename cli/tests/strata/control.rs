@@ -38,7 +38,15 @@ fn ps_and_status_show_the_machine() {
         "cpus": 1,
         "memory_bytes": 64 << 20,
         "memory_backing": "fake",
-        "devices": [{"id": "disk0", "kind": "block", "state": "connected", "queues": 1, "pid": disk}],
+        "degraded": false,
+        "degraded_because": [],
+        "devices": [{
+            "id": "disk0", "kind": "block", "state": "connected", "queues": 1, "pid": disk,
+            "trouble": null, "stalled_milliseconds": 0,
+            "supervision": {
+                "restarts": 0, "hangs": 0, "upgrades": 0, "last_death": null, "waits_milliseconds": null,
+            },
+        }],
         "processes": [{"id": "vmm", "pid": vmm}, {"id": "disk0", "pid": disk}],
     }]);
     assert_eq!(list, expected);

@@ -9,3 +9,4 @@ mod control;
 mod launcher;
 mod supervisor;
 mod terminal;
+mod upgrade;
