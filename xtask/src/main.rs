@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | check | bench | deb | setup | rig`.
+//! The project's own commands: `cargo xtask demo | test | faults | fuzz | check | bench | deb | setup | rig`.
 //!
 //! Owns: the order in which a fresh machine is made ready, things are built, and tests run. Each command does all of
 //! its own set-up and is quick the second time.
@@ -9,6 +9,7 @@ mod check;
 mod counts;
 mod deb;
 mod demo;
+mod faults;
 mod fuzz;
 mod guests;
 mod native;
@@ -40,6 +41,8 @@ enum Command {
     Check,
     /// Measure a backend beside others, without a guest
     Bench(bench::Arguments),
+    /// Break things around running machines, and check that nothing is lost
+    Faults(faults::Arguments),
     /// Feed the parsers of guests' and peers' bytes with what libFuzzer thinks of
     Fuzz(fuzz::Arguments),
     /// Build the Debian package
@@ -70,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(arguments) => test::run(&place, &arguments),
         Command::Check => check::run(&place).map(|()| ExitCode::SUCCESS),
         Command::Bench(arguments) => bench::run(&place, &arguments),
+        Command::Faults(arguments) => faults::run(&place, &arguments).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(arguments) => fuzz::run(&place, &arguments).map(|()| ExitCode::SUCCESS),
         Command::Deb(arguments) => deb::run(place.root(), &arguments).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::for_tests(&place).map(|()| ExitCode::SUCCESS),

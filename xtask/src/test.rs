@@ -7,7 +7,7 @@ use strata_rig::Place;
 use strata_rig::progress::say;
 
 use crate::counts::Counts;
-use crate::{build, guests, native, setup};
+use crate::{build, faults, guests, native, setup};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -37,6 +37,7 @@ pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<ExitCo
         build::start(place, "build of the tests", &["test", "--quiet", "--workspace", "--no-run"])
             .finish()?;
         counts.add(native::run(place, &arguments.filter)?);
+        counts.add(faults::short(place, &arguments.filter)?);
     }
     if !arguments.native_only {
         counts.add(guests::run(place, &arguments.filter)?);
