@@ -8,6 +8,7 @@ mod budget;
 mod console;
 mod disk;
 mod early;
+mod faults;
 mod foreign;
 mod lifecycle;
 mod nested;
@@ -69,6 +70,7 @@ fn all() -> Vec<Case> {
         lifecycle::cases(),
         sandbox::cases(),
         early::cases(),
+        faults::cases(),
         unprivileged::cases(),
         foreign::cases(),
         budget::cases(),
