@@ -1,10 +1,11 @@
-//! `cargo xtask fuzz`: builds the targets of `tests/fuzz` with coverage and address checks, and runs them in turn.
+//! `cargo xtask fuzz`: builds the targets of `tests/fuzz` with coverage and address checks, and runs them.
 //!
 //! libFuzzer is driven directly: the one thing cargo-fuzz would add here is a second toolchain to install. The flags
 //! are the ones it passes; they are unstable, which RUSTC_BOOTSTRAP lets the project's own toolchain take.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail};
 use strata_rig::Place;
@@ -24,9 +25,12 @@ pub(crate) struct Arguments {
     /// How long each target runs
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     seconds: u64,
+    /// Targets that run at a time
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    jobs: usize,
 }
 
-/// Runs the targets one after another over a corpus kept under `target/strata/corpus`.
+/// Runs the targets, as many at a time as asked for, over a corpus kept under `target/strata/corpus`.
 ///
 /// # Errors
 /// A target does not exist, does not build, or found something: where its input lies is said.
@@ -45,11 +49,27 @@ pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<()> {
         .arg(&output);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", FLAGS).current_dir(&package);
     tool::output(&mut cargo)?;
-    for target in chosen {
-        let runs = fuzz(place, &output.join(TRIPLE).join("release").join(target), target, arguments.seconds)?;
-        println!("{target}: {runs} inputs, nothing found");
-    }
-    Ok(())
+    let programs = output.join(TRIPLE).join("release");
+    let next = Mutex::new(chosen.iter());
+    let found = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(target) = lock(&next).next() {
+                    match fuzz(place, &programs.join(target), target, arguments.seconds) {
+                        Ok(runs) => println!("{target}: {runs} inputs, nothing found"),
+                        Err(error) => lock(&found).push(format!("{error:#}")),
+                    }
+                }
+            });
+        }
+    });
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if found.is_empty() { Ok(()) } else { bail!("{}", found.join("; ")) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The names of the files in `targets/`.

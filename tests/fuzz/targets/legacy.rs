@@ -1,0 +1,46 @@
+//! What a guest reaches beside PCI: the I/O APIC, the serial port and the buses they are on, by any access of any width.
+#![no_main]
+
+use std::sync::{Arc, Mutex};
+
+use libfuzzer_sys::fuzz_target;
+use strata_vmm::bus::Bus;
+use strata_vmm::legacy::ioapic::{Interrupts, Messages};
+use strata_vmm::legacy::panic::Panic;
+use strata_vmm::legacy::uart::Line;
+
+struct Bounded;
+
+impl Messages for Bounded {
+    fn send(&self, address: u32, _data: u32) -> std::io::Result<()> {
+        assert_eq!(address >> 20, 0xfee, "an interrupt that is a write to memory");
+        Ok(())
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let interrupts = Interrupts::new(Box::new(Bounded), 2);
+    let (events, _inbox) = std::sync::mpsc::channel();
+    let output: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let line = Line::new(output.clone());
+    line.reset(interrupts.clone());
+    let mut bus = Bus::new();
+    let parts = [
+        bus.attach(0x1000, 0x1000, interrupts.device()),
+        bus.attach(0x3f8, 8, line.device()),
+        bus.attach(0x505, 1, Box::new(Panic::new(events))),
+    ];
+    assert!(parts.iter().all(Result::is_ok));
+    for access in data.chunks_exact(5) {
+        let [kind, where_, width, value, more] = *access else { return };
+        let base = [0x1000_u64, 0x1010, 0x3f8, 0x505, 0x0][usize::from(kind & 3)] + u64::from(where_ & 31);
+        let bytes = [value, more, value, more, 0, 0, value, more];
+        let bytes = &bytes[..1 << (width & 3)];
+        match kind >> 2 & 3 {
+            0 | 1 => drop(bus.write(base, bytes)),
+            2 => bus.read(base, &mut [0; 8][..bytes.len()]),
+            _ => line.feed(bytes),
+        }
+        interrupts.raise(u32::from(kind >> 4));
+    }
+});
