@@ -189,7 +189,7 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
     let nets = machine.nets.iter().filter(|net| matches!(net.source, NetSource::Tap { .. }));
     let ids = disks.map(|disk| (&disk.id, "block")).chain(nets.map(|net| (&net.id, "net")));
     let devices: Vec<_> =
-        ids.map(|(id, kind)| DeviceStatus::new(&id.to_string(), kind, DeviceState::Waiting, 1)).collect();
+        ids.map(|(id, kind)| DeviceStatus::new(id.as_ref(), kind, DeviceState::Waiting, 1)).collect();
     let sockets: Vec<_> = devices.iter().map(|device| run_dir.join(format!("{}.sock", device.id))).collect();
     let deaf = mode == "deaf";
     let state = Mutex::new(MachineState::Running);

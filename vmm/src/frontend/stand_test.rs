@@ -37,7 +37,9 @@ fn a_device_without_a_backend_asks_for_a_reset_and_the_driver_recovers_it() {
     let backend = Backend::serve(&rig.listener, Filler::new(2048, 1));
     let called = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let counted = Arc::clone(&called);
-    let hook = Hook(Arc::new(move || drop(counted.fetch_add(1, Ordering::SeqCst))));
+    let hook = Hook(Arc::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    }));
     let bound = Duration::from_millis(200);
     let settings =
         Settings { give_up: Some(bound), hook: Some(hook), ..settings(&rig.path, Kind::Blk, None) };
