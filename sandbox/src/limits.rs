@@ -15,6 +15,15 @@ fn descriptors(role: Role) -> u64 {
     }
 }
 
+/// Memory of its own, in bytes: heap, stacks and all other private writable mappings (setrlimit(2), since Linux 4.7).
+/// Guest memory is shared and does not count; memory files that it makes do not either, those only a cgroup bounds.
+fn memory(role: Role) -> u64 {
+    match role {
+        Role::Vmm => 4 << 30,
+        Role::Blk | Role::Net => 1 << 30,
+    }
+}
+
 /// Threads: vCPUs and workers. Counted for our uid in our own user namespace only (Linux 5.14), so other sandboxes of
 /// the same account do not count.
 fn threads(role: Role) -> u64 {
@@ -41,6 +50,7 @@ pub(crate) fn lower(role: Role) -> Result<(), SandboxError> {
 fn lower_common(role: Role) -> Result<(), SandboxError> {
     set(Resource::RLIMIT_CORE, 0)?; // a core would hold guest memory
     set(Resource::RLIMIT_MSGQUEUE, 0)?;
+    set(Resource::RLIMIT_DATA, memory(role))?;
     set(Resource::RLIMIT_NOFILE, descriptors(role))
 }
 

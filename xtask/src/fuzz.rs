@@ -90,8 +90,17 @@ fn fuzz(place: &Place, program: &Path, target: &str, seconds: u64) -> anyhow::Re
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let mut command = Command::new(program);
-    command.arg(format!("-max_total_time={seconds}")).args(["-max_len=8192", "-rss_limit_mb=4096"]);
+    command.arg(format!("-max_total_time={seconds}")).args([
+        "-max_len=8192",
+        "-rss_limit_mb=4096",
+        "-timeout=60",
+    ]);
     command.arg(format!("-artifact_prefix={}/{target}-", findings.display())).arg(&corpus);
+    // What helps it to a start, where a format is too much to guess.
+    let seeds = place.root().join("tests/fuzz/seeds").join(target);
+    if seeds.is_dir() {
+        command.arg(seeds);
+    }
     let output = command.output().with_context(|| format!("cannot run {}", program.display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {

@@ -3,7 +3,7 @@
 //! Killing a backend that is merely slow costs the guest a pause for nothing, and makes a bad moment of the host
 //! worse; so "it did not answer in time" is never enough. An interval between two looks speaks for a hang only if
 //!
-//! 1. every thread is stopped (SIGSTOP; not by a debugger), or
+//! 1. every thread is stopped (SIGSTOP; not by a debugger) and none has moved since the last look, or
 //! 2. somebody waits for it - a ring of the guest has held requests without an answer for the whole interval although
 //!    the vmm rang its doorbell, or the vmm waits for the connection - and
 //!    - it did not answer on its control socket, or the queue's counters there stand, and
@@ -70,7 +70,14 @@ pub(crate) fn sign(before: &Look, now: &Look, interval: Duration) -> Sign {
         let mut own = look.threads.values().filter(|thread| !thread.kernel).peekable();
         own.peek().is_some() && own.all(|thread| thread.state == 'T')
     };
-    if stopped(before) && stopped(now) {
+    let still = |before: &Look, now: &Look| {
+        let of = |look: &Look| {
+            look.threads.iter().map(|(tid, it)| (*tid, it.ticks, it.switches)).collect::<Vec<_>>()
+        };
+        of(before) == of(now)
+    };
+    // One that was continued in between has moved.
+    if stopped(before) && stopped(now) && still(before, now) {
         return Sign::Stopped;
     }
     let waited_for = now.waited >= interval;

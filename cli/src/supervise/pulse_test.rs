@@ -21,6 +21,9 @@ fn between(before: Look, now: Look) -> Sign {
 fn stopped_processes_hang_whether_or_not_somebody_waits() {
     let stopped = || look(&[('T', 5, 9), ('T', 1, 1)], None, 0);
     assert_eq!(between(stopped(), stopped()), Sign::Stopped);
+    // Continued and stopped again between two looks.
+    let again = look(&[('T', 5, 10), ('T', 1, 1)], None, 0);
+    assert_eq!(between(stopped(), again), Sign::Lives);
     // Stopped just now, or continued meanwhile, or in a debugger.
     assert_eq!(between(look(&[('S', 5, 9)], None, 9), look(&[('T', 5, 9)], None, 9)), Sign::Lives);
     assert_eq!(between(stopped(), look(&[('S', 5, 9), ('S', 1, 1)], None, 0)), Sign::Lives);

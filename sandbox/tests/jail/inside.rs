@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     ("inside::landlock_holds_even_the_empty_root", landlock_holds_even_the_empty_root),
     ("inside::debug_modes_name_the_call_and_warn", debug_modes_name_the_call_and_warn),
     ("inside::memory_is_in_huge_pages", memory_is_in_huge_pages),
+    ("inside::memory_of_its_own_is_bounded", memory_of_its_own_is_bounded),
 ];
 
 /// Calls for which every role is killed.
@@ -225,6 +226,18 @@ fn debug_modes_name_the_call_and_warn() {
     });
     assert!(ended.error.contains(&format!("system call {} ", libc::SYS_socket)), "{}", ended.describe());
     assert_eq!(ended.status.code(), Some(128 + libc::SIGSYS), "{}", ended.describe());
+}
+
+fn memory_of_its_own_is_bounded() {
+    for user in users() {
+        for role in ROLES {
+            let limit = if role == Role::Vmm { 4096 } else { 1024 };
+            let (mebibytes, _) = answer(&run(probe(user, role, Stage::Locked, "allocate")));
+            assert!((limit / 2..=limit).contains(&mebibytes), "{role:?} got {mebibytes} MiB");
+        }
+    }
+    // The probe itself would go on.
+    assert_eq!(answer(&run(probe(User::Same, ROLES[0], Stage::Open, "allocate"))).0, 8192);
 }
 
 fn memory_is_in_huge_pages() {

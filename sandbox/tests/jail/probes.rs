@@ -119,6 +119,7 @@ pub(crate) fn probe(name: &str, _devices: &Devices) -> String {
                 0_usize,
             ),
             "mprotect-exec" => mprotect_exec(),
+            "allocate" => allocate(),
             "dumpable" => libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0),
             "get-dumpable" => libc::syscall(libc::SYS_prctl, libc::PR_GET_DUMPABLE, 0, 0, 0, 0),
             "seccomp" => libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, none),
@@ -180,6 +181,16 @@ unsafe fn mprotect_exec() -> libc::c_long {
         let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, flags, -1, 0);
         libc::syscall(libc::SYS_mprotect, page, 4096, libc::PROT_READ | libc::PROT_EXEC)
     }
+}
+
+/// Private memory, not touched, until there is no more; how many MiB, at most 8192.
+unsafe fn allocate() -> libc::c_long {
+    let (size, flags) = (16 << 20, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    let more = |_: &libc::c_long| unsafe {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        libc::mmap(std::ptr::null_mut(), size, access, flags, -1, 0) != libc::MAP_FAILED
+    };
+    (0..512).take_while(more).count() as libc::c_long * 16
 }
 
 #[cfg(target_arch = "x86_64")]

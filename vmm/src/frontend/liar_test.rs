@@ -54,7 +54,12 @@ struct Liar {
 }
 
 impl Liar {
-    fn new(mut script: Script) -> Self {
+    fn new(script: Script) -> Self {
+        Self::lingering(script, Duration::ZERO)
+    }
+
+    /// One that keeps a connection for so long after its client has ended it.
+    fn lingering(mut script: Script, time: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -68,6 +73,7 @@ impl Liar {
                     return;
                 }
                 while serve(&mut client, &mut script, &keep).is_some() {}
+                std::thread::sleep(time);
             }
         });
         Self { path, _dir: dir, stop, heard, thread: Some(thread) }
@@ -211,6 +217,29 @@ fn a_lie_about_a_queue_loses_the_backend_not_the_guest() {
         assert!(told.load(Ordering::SeqCst));
         assert_eq!(handle.losses(), 1, "{to:?}");
     }
+}
+
+/// Until a backend that was given up closes its end it may still write to the guest's memory, which the driver uses for
+/// something else once its ring is stopped.
+#[test]
+fn a_ring_is_stopped_when_the_backend_that_was_given_up_has_gone() {
+    let lingers = Duration::from_millis(300);
+    let script = |code, mut reply: Reply| {
+        if code == u32::from(Req::GET_VRING_BASE) {
+            reply.body.clear();
+        }
+        Some(reply)
+    };
+    let liar = Liar::lingering(Box::new(script), lingers);
+    let (PciDevice { mut device, .. }, handle) = liar.connect().unwrap();
+    let memory = Arc::new(Memory::anonymous(1 << 20).unwrap());
+    let queue = DriverQueue::new(&memory, 0, 64, F_VERSION_1).unwrap();
+    device.set_features(F_VERSION_1);
+    device.start_queue(queue.setup(0, 0).unwrap()).unwrap();
+    let start = Instant::now();
+    assert_eq!(device.stop_queue(0), Some(QueueState { base: 0 }));
+    assert!(start.elapsed() >= lingers, "{:?}", start.elapsed());
+    assert_eq!(handle.losses(), 1);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use vhost::vhost_user::message::FrontendReq as Req;
 
 use super::kind::{Kind, Offer, OfferError};
 use super::seen::Seen;
-use super::session::{Inflight, RingAddresses, Session, SessionError};
+use super::session::{self, Inflight, RingAddresses, Session, SessionError};
 use super::stall::Stalls;
 
 static EVENTS: Throttle = Throttle::new(20, 60);
@@ -58,6 +58,9 @@ pub(super) struct Link {
     /// Bytes of the configuration that the driver has changed, and what they were.
     written: BTreeMap<u32, (u8, u8)>,
     stalls: Stalls,
+    /// A connection that was given up by us: until its backend has closed it too, that one may be at work in the
+    /// guest's memory.
+    parting: Option<Arc<OwnedFd>>,
 }
 
 impl Link {
@@ -83,6 +86,7 @@ impl Link {
             inflight: None,
             written: BTreeMap::new(),
             stalls: Stalls::default(),
+            parting: None,
         }
     }
 
@@ -106,7 +110,7 @@ impl Link {
     }
 
     fn lose(&mut self, session: Session, why: &str) {
-        drop(session);
+        self.parting = session.part();
         self.seen.lost();
         self.seen.stalled(None);
         self.stalls = Stalls::default();
@@ -170,15 +174,21 @@ impl Link {
 
     /// Has the inflight region made before the first ring runs.
     fn prepare_inflight(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        if !session.tracks_inflight() || self.inflight.is_some() {
-            return Ok(());
+        if self.inflight.is_none() {
+            self.inflight = self.make_inflight(session)?;
+        }
+        Ok(())
+    }
+
+    fn make_inflight(&self, session: &mut Session) -> Result<Option<Inflight>, SessionError> {
+        if !session.tracks_inflight() {
+            return Ok(None);
         }
         // The rings' sizes, by which some backends make the region, have been told when they were tried out.
         let depth = self.offer.sizes.iter().copied().max().unwrap_or(1);
         let region = session.get_inflight(self.offer.queues, depth)?;
         session.set_inflight(&region)?;
-        self.inflight = Some(region);
-        Ok(())
+        Ok(Some(region))
     }
 
     fn hand_over(
@@ -206,9 +216,27 @@ impl Link {
         });
         let base = match drained {
             Some(Ok(base)) => base,
-            Some(Err(_)) | None => self.used_index(&ring),
+            Some(Err(_)) => self.used_index(&ring),
+            // The driver may use its memory for something else from here on.
+            None => {
+                self.await_parting();
+                self.used_index(&ring)
+            }
         };
         Some(QueueState { base })
+    }
+
+    /// Waits until a backend that was given up has closed its end, as long as one may take to drain a ring.
+    fn await_parting(&mut self) {
+        if let Some(socket) = self.parting.take()
+            && !session::has_parted(&socket)
+            && EVENTS.allow()
+        {
+            tracing::warn!(
+                device = self.id,
+                "a backend that was given up has not closed its connection in time"
+            );
+        }
     }
 
     /// Back to the start: the driver will shake hands anew. All rings are stopped.
@@ -315,6 +343,11 @@ impl Link {
             }
             session.set_inflight(region)?;
         }
+        // The driver may have begun anew while nobody was there.
+        let fresh = match &self.inflight {
+            None if running().next().is_some() => self.make_inflight(&mut session)?,
+            _ => None,
+        };
         for (index, ring) in running() {
             self.hand_over(&mut session, index, ring, self.used_index(ring))?;
         }
@@ -323,6 +356,8 @@ impl Link {
             signal(&ring.kick);
             signal(&ring.call);
         }
+        self.inflight = fresh.or(self.inflight.take());
+        self.parting = None;
         self.connection += 1;
         self.session = Some(session);
         self.seen.back();

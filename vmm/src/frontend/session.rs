@@ -4,11 +4,14 @@
 //! the protocol features are negotiated before anything else; acknowledgements are asked for as soon as
 //! REPLY_ACK allows it, so that a backend's "no" is heard where it is said.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use strata_virtio::memory::Memory;
 use strata_virtio::spec::F_PROTOCOL_FEATURES;
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
@@ -156,6 +159,13 @@ impl Session {
     /// Whether it notes its requests where a successor finds them.
     pub(super) fn tracks_inflight(&self) -> bool {
         self.has(Protocol::INFLIGHT_SHMFD)
+    }
+
+    /// Ends the connection from our side. The socket, for [`has_parted`]; `None` if the backend has closed it already.
+    pub(super) fn part(self) -> Option<Arc<OwnedFd>> {
+        let socket = Arc::clone(self.wire.socket());
+        let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
+        (!drained(&socket)).then_some(socket)
     }
 
     /// The connection's socket, to watch.
@@ -333,6 +343,34 @@ impl Session {
             Some(0) => Ok(()),
             Some(_) => Err(SessionError::Refused { request }),
             None => Err(SessionError::Nonsense { request }),
+        }
+    }
+}
+
+/// Waits until the backend of a connection that we have ended has closed its end, too: then it no longer touches guest
+/// memory. False if that takes longer than draining a ring may.
+pub(super) fn has_parted(socket: &OwnedFd) -> bool {
+    let limit = Instant::now() + DRAIN;
+    while !drained(socket) {
+        let left = limit.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout);
+        if left.is_zero() || ready == Ok(0) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Throws away what has come; true at the end of it.
+fn drained(socket: &OwnedFd) -> bool {
+    let mut part = [0; 256];
+    loop {
+        match recv(socket.as_raw_fd(), &mut part, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => return true,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return false,
+            Err(_) => return true,
         }
     }
 }

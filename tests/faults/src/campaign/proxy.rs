@@ -23,7 +23,7 @@ struct State {
     delay: AtomicU64,
     /// So many messages pass, then one is cut short and the connection ends; below 0: never.
     cut: AtomicI64,
-    /// Both ends of all connections.
+    /// The backend's ends of all connections.
     live: Mutex<Vec<UnixStream>>,
 }
 
@@ -51,10 +51,11 @@ impl Proxy {
         Ok(Self { path, state, thread: Some(thread) })
     }
 
-    /// Hangs up, on both sides, in the middle of whatever is said.
+    /// Hangs up on the backend, in the middle of whatever is said. The frontend is told when the backend has closed its
+    /// end, as without anybody between them: until then it may still be at work in the guest's memory.
     pub(crate) fn sever(&self) {
         for stream in self.state.live().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Write);
         }
     }
 
@@ -102,17 +103,17 @@ fn serve(listener: &UnixListener, backend: &Path, state: &Arc<State>) {
         }
         let mut live = state.live();
         live.clear();
-        live.extend([client, server]);
+        live.push(server);
     }
     for stream in state.live().drain(..) {
-        let _ = stream.shutdown(Shutdown::Both);
+        let _ = stream.shutdown(Shutdown::Write);
     }
     for pump in pumps {
         let _ = pump.join();
     }
 }
 
-/// One direction, until it ends.
+/// One direction, until it ends; then the other side is told, and answers by ending the other direction.
 fn pump(from: &UnixStream, to: &UnixStream, state: &State) {
     while let Some((bytes, fds)) = receive(from) {
         let delay = state.delay.load(Ordering::Acquire);
@@ -122,15 +123,16 @@ fn pump(from: &UnixStream, to: &UnixStream, state: &State) {
         let cut = state.cut.load(Ordering::Acquire);
         if cut >= 0 && state.cut.fetch_sub(1, Ordering::AcqRel) == 0 {
             send(to, bytes.get(..bytes.len() / 2).unwrap_or_default(), &fds);
+            state.live().iter().for_each(|server| drop(server.shutdown(Shutdown::Write)));
             break;
         }
         if !send(to, &bytes, &fds) {
             break;
         }
     }
-    for stream in [from, to] {
-        let _ = stream.shutdown(Shutdown::Both);
-    }
+    // A reply cut short is not the end of the backend: it is hung up on above, and its end is waited for.
+    while receive(from).is_some() {}
+    let _ = to.shutdown(Shutdown::Write);
 }
 
 /// What comes next; `None` at the end.
