@@ -45,6 +45,7 @@ fn main() {
         "vmm" => {
             vmm(&value("--machine").unwrap(), value("--run-dir").unwrap().as_ref(), value("--console-fd"))
         }
+        "vhost-net" if args.iter().any(|arg| arg == "--switch") => switch(),
         _ => backend(value("--fd").unwrap().parse().unwrap()),
     }
 }
@@ -66,6 +67,18 @@ fn mode(variable: &str) -> String {
         exit(2);
     }
     mode
+}
+
+/// A switch that does nothing, and ends when it is told to.
+fn switch() {
+    let mode = mode("FAKE_BACKEND");
+    if mode == "flap" {
+        std::thread::sleep(Duration::from_secs(3));
+        exit(3);
+    }
+    loop {
+        std::thread::park();
+    }
 }
 
 fn backend(fd: i32) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::disk::DiskCommand;
 use crate::image::ImageCommand;
+use crate::lab::LabCommand;
+use crate::switch::SwitchCommand;
 use crate::unit::UnitArgs;
 use crate::upgrade::UpgradeArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -104,6 +106,12 @@ pub(crate) enum Command {
         /// The machine
         name: Name,
     },
+    /// Join guests by switches in user space
+    #[command(subcommand)]
+    Switch(SwitchCommand),
+    /// Run switches and the machines on them from one file
+    #[command(subcommand)]
+    Lab(LabCommand),
     /// Show a machine's systemd drop-ins, made from its file in /etc/strata/machines
     ///
     /// A generator writes them at boot and at every `systemctl daemon-reload`.

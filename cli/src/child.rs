@@ -17,11 +17,11 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getppid};
-use tokio::io::{AsyncReadExt, BufReader};
-use tokio::process::{ChildStderr, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use crate::say::say;
+use crate::say::{print, say};
 use crate::upgrade::version::Version;
 
 /// A line longer than this is cut: it is for people.
@@ -111,9 +111,21 @@ impl Running {
 ///
 /// Call from the main thread only: PDEATHSIG follows the thread that forks.
 pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static) -> io::Result<Running> {
+    start(program, Stdio::null(), died)
+}
+
+/// The same, and what it writes to standard output reaches ours in the same way.
+pub(crate) fn spawn_heard(
+    program: &Program,
+    died: impl FnOnce(Death) + Send + 'static,
+) -> io::Result<Running> {
+    start(program, Stdio::piped(), died)
+}
+
+fn start(program: &Program, stdout: Stdio, died: impl FnOnce(Death) + Send + 'static) -> io::Result<Running> {
     let mut command = Command::new(program.executable());
     command.arg0(&program.path).args(&program.args);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
     let launcher = nix::unistd::getpid();
     let descriptors: Vec<RawFd> = program.descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
@@ -128,7 +140,8 @@ pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static
     let listener = child
         .stderr
         .take()
-        .map(|stderr| tokio::spawn(pass_on(program.id.clone(), stderr, Arc::clone(&last_words))));
+        .map(|stderr| tokio::spawn(pass_on(program.id.clone(), stderr, Some(Arc::clone(&last_words)))));
+    let output = child.stdout.take().map(|stdout| tokio::spawn(pass_on(program.id.clone(), stdout, None)));
     let (signals, mut wanted) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let status = loop {
@@ -138,7 +151,7 @@ pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static
             }
         };
         // What it said last may still be in the pipe. A grandchild that keeps the pipe open is not waited for.
-        if let Some(listener) = listener {
+        for listener in listener.into_iter().chain(output) {
             let _ = tokio::time::timeout(Duration::from_millis(500), listener).await;
         }
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
@@ -172,9 +185,10 @@ fn send(pid: u32, signal: Signal) {
     let _ = if signal == Signal::SIGKILL { killpg(pid, signal) } else { kill(pid, signal) };
 }
 
-/// Reads lines until the pipe ends, says each, keeps the last.
-async fn pass_on(id: String, stderr: ChildStderr, words: Arc<Mutex<Words>>) {
-    let mut reader = BufReader::new(stderr);
+/// Reads lines until the pipe ends, says each; those of standard error are kept in `words`, those of standard output
+/// go to ours.
+async fn pass_on(id: String, pipe: impl AsyncRead + Unpin, words: Option<Arc<Mutex<Words>>>) {
+    let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     let mut buffer = [0; 1024];
     loop {
@@ -182,23 +196,28 @@ async fn pass_on(id: String, stderr: ChildStderr, words: Arc<Mutex<Words>>) {
         let ended = bytes == 0;
         for byte in buffer.iter().take(bytes) {
             match byte {
-                b'\n' => finish(&id, &mut line, &words),
+                b'\n' => finish(&id, &mut line, words.as_deref()),
                 byte if line.len() < LONGEST_LINE => line.push(*byte),
                 _ => {}
             }
         }
         if ended {
-            return finish(&id, &mut line, &words);
+            return finish(&id, &mut line, words.as_deref());
         }
     }
 }
 
-fn finish(id: &str, line: &mut Vec<u8>, words: &Mutex<Words>) {
+fn finish(id: &str, line: &mut Vec<u8>, words: Option<&Mutex<Words>>) {
     let text = printable(line);
     line.clear();
     if text.trim().is_empty() {
         return;
     }
+    let Some(words) = words else {
+        // Nobody listening is no reason to fail.
+        let _ = print(&format!("[{id}] {text}\n"));
+        return;
+    };
     say(format_args!("[{id}] {text}"));
     let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
     if words.refusal.is_none()

@@ -9,6 +9,7 @@ mod disk;
 mod escape;
 mod exits;
 mod image;
+mod lab;
 mod list;
 mod meter;
 mod orphans;
@@ -26,6 +27,7 @@ mod run_dir_test;
 mod say;
 mod shuttle;
 mod supervise;
+mod switch;
 mod terminal;
 mod threads;
 mod top;
@@ -35,9 +37,12 @@ mod upgrade;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use strata_config::Lab;
 
 use crate::args::{Cli, Command};
+use crate::lab::LabCommand;
 use crate::say::say;
+use crate::switch::SwitchCommand;
 
 /// The machine, or the command, failed.
 const FAILED: u8 = 1;
@@ -55,6 +60,15 @@ fn main() -> ExitCode {
             };
             run::run(&machine)
         }
+        Command::Switch(SwitchCommand::Run { file }) => match switch::read(&file) {
+            Ok(switch) => switch::run(&switch),
+            Err(error) => return fail(&error.into(), WRONG),
+        },
+        Command::Switch(command) => switch::about(&command),
+        Command::Lab(LabCommand::Run { file }) => match Lab::from_file(&file, &run_dir::base()) {
+            Ok(lab) => lab::run(&lab),
+            Err(error) => return fail(&error.into(), WRONG),
+        },
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "strata", &mut script);

@@ -19,6 +19,11 @@ pub(crate) enum Lacking {
     #[error("{key} = {name}: that interface is no tap; make one with `ip tuntap add NAME mode tap`")]
     NoTap { key: String, name: String },
     #[error(
+        "{key}: switch {switch} has no port {port}: it does not run (start it with `strata switch run FILE`), or its \
+         file names no such port"
+    )]
+    NoPort { key: String, switch: String, port: String },
+    #[error(
         "there is no /dev/kvm: load kvm_intel or kvm_amd, switch on virtualization in the firmware, or nested \
          virtualization where this host is itself a guest"
     )]
@@ -58,7 +63,12 @@ pub(crate) fn named(machine: &Machine) -> Result<(), Lacking> {
         let id = &net.id;
         match &net.source {
             NetSource::Tap { name, .. } => tap(&format!("{id}: tap"), name, Path::new("/sys/class/net"))?,
-            NetSource::Socket(path) => exists(&format!("{id}: socket"), path)?,
+            NetSource::Socket(path) => match crate::switch::port_of(path) {
+                Some((switch, port)) if !path.exists() => {
+                    return Err(Lacking::NoPort { key: id.to_string(), switch, port });
+                }
+                _ => exists(&format!("{id}: socket"), path)?,
+            },
         }
     }
     machine.devices.iter().try_for_each(|device| exists(&format!("{}: socket", device.id), &device.socket))

@@ -29,6 +29,7 @@ pub(crate) fn machine(args: RunArgs) -> Result<Machine, ConfigError> {
         flags.resolve(&here);
     }
     file.overlay(flags);
+    file.plug(&base());
     if file.name.is_none() {
         file.name = Some(format!("vm-{}", std::process::id()));
     }

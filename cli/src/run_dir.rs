@@ -77,11 +77,11 @@ impl RunDir {
         fs::write(self.path.join(format!("{id}.pid")), format!("{pid}\n"))
     }
 
-    /// Removes everything but the lock.
+    /// Removes everything but the lock, and the folders of a switch's ports: its guests' vmms have those mounted.
     fn clear(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            if entry.file_name() == "lock" {
+            if entry.file_name() == "lock" || entry.file_name() == "ports" {
                 continue;
             }
             if entry.file_type()?.is_dir() {

@@ -2,7 +2,7 @@
 //! [`crate::write`].
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::entry::{DeviceEntry, DiskEntry, NetEntry};
@@ -185,7 +185,22 @@ fn disk(entry: DiskEntry, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<
     Ok(Disk { id, source, queues })
 }
 
-fn net(entry: NetEntry, name: &Name, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<Net> {
+/// Where the machines of root and of the service manager have their folders; others say so before.
+const RUN_DIR: &str = "/run/strata";
+
+fn net(mut entry: NetEntry, name: &Name, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<Net> {
+    entry.plug(Path::new(RUN_DIR), name.as_str());
+    if let Some(switch) = &entry.switch {
+        return Err(match (entry.socket.is_some(), &entry.port) {
+            (true, _) => one_of("switch", "socket", true),
+            (_, Some(port)) if switch.parse::<Name>().is_ok() => name_of("port", port),
+            _ => name_of("switch", switch),
+        });
+    }
+    if entry.port.is_some() {
+        let reason = "`port` is a port of a `switch`, which is missing".to_owned();
+        return Err(ConfigError::Conflict { path: String::new(), reason });
+    }
     let id = device_id(entry.id.as_deref(), "net", index, ids)?;
     let queues = entry.queues.map(|queues| in_range("queues", queues, 1, 32)).transpose()?;
     let source = match (entry.tap, entry.socket) {
@@ -200,7 +215,11 @@ fn net(entry: NetEntry, name: &Name, index: usize, ids: &mut HashSet<DeviceId>) 
             belongs_to_backend(&[("mac", entry.mac.is_some())])?;
             NetSource::Socket(socket(path)?)
         }
-        (tap, _) => return Err(one_of("tap", "socket", tap.is_some())),
+        (Some(_), _) => return Err(one_of("tap", "socket", true)),
+        (None, None) => {
+            let reason = "needs `tap`, `switch` or `socket`".to_owned();
+            return Err(ConfigError::Conflict { path: String::new(), reason });
+        }
     };
     Ok(Net { id, source, queues })
 }
@@ -292,6 +311,10 @@ fn in_range<T: TryFrom<i64>>(key: &str, value: i64, low: i64, high: i64) -> Chec
         return Err(refused());
     }
     T::try_from(value).map_err(|_| refused())
+}
+
+fn name_of(key: &str, text: &str) -> ConfigError {
+    ConfigError::text(key, text, text.parse::<Name>().err().unwrap_or("cannot be used"))
 }
 
 fn one_of(first: &str, second: &str, both: bool) -> ConfigError {

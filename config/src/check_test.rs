@@ -150,7 +150,7 @@ fn what_is_refused_says_key_value_and_what_is_allowed() {
         ),
         ("[[disk]]\npath = \"/a\"\nid = \"vmm\"", r#"disk[0].id = "vmm": is taken by Strata's own files"#),
         ("[[disk]]\npath = \"/a\"\nid = \"a/b\"", r#"disk[0].id = "a/b": must be 1 to 32"#),
-        ("[[net]]", "net[0]: needs `tap` or `socket`"),
+        ("[[net]]", "net[0]: needs `tap`, `switch` or `socket`"),
         (
             "[[net]]\ntap = \"tap0\"\nmac = \"01:00:00:00:00:00\"",
             r#"net[0].mac = "01:00:00:00:00:00": must be a unicast address"#,

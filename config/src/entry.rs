@@ -1,7 +1,7 @@
 //! The tables of the machine file as they are written: one per disk, NIC, other device, and for the vCPUs.
 //! Nothing is checked here but the types; see [`crate::check`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::backend::BackendEntry;
 use crate::compact;
 use crate::error::ConfigError;
+use crate::name::Name;
 use crate::size::NumberOrText;
+use crate::switch::port_socket;
 
 /// A disk: an image served by an own vhost-blk process, or a vhost-user socket somebody else serves.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -86,6 +88,12 @@ pub struct NetEntry {
     /// The socket of a running vhost-user-net backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// The running switch (`strata switch run`) to plug the NIC into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<String>,
+    /// The switch's port; default: the machine's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
     /// The guest's Ethernet address; default: made from the machine's name and the NIC's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
@@ -124,6 +132,19 @@ pub struct VcpuEntry {
     /// The guest may run KVM guests of its own where the host allows it; default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nested: Option<bool>,
+}
+
+impl NetEntry {
+    /// Makes of a NIC at a switch one behind that port's socket, unless the names can be none: those are refused
+    /// when the machine is checked.
+    pub(crate) fn plug(&mut self, base: &Path, machine: &str) {
+        let Some(switch) = &self.switch else { return };
+        let port = self.port.as_deref().unwrap_or(machine);
+        if self.socket.is_none() && switch.parse::<Name>().is_ok() && port.parse::<Name>().is_ok() {
+            self.socket = Some(port_socket(base, switch, port));
+            (self.switch, self.port) = (None, None);
+        }
+    }
 }
 
 impl VcpuEntry {

@@ -82,11 +82,7 @@ impl MachineFile {
     /// # Errors
     /// [`ConfigError`] with line and column for syntax, with the key's path for everything else.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        let node: Node = toml::from_str(text).map_err(|error| ConfigError::Syntax {
-            format: "TOML",
-            reason: error.to_string().trim_end().to_owned(),
-        })?;
-        Self::deserialize(node)
+        Self::deserialize(Node::of_toml(text)?)
     }
 
     /// Reads JSON.
@@ -94,9 +90,7 @@ impl MachineFile {
     /// # Errors
     /// As [`MachineFile::from_toml`].
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let node: Node = serde_json::from_str(text)
-            .map_err(|error| ConfigError::Syntax { format: "JSON", reason: error.to_string() })?;
-        Self::deserialize(node)
+        Self::deserialize(Node::of_json(text)?)
     }
 
     /// Reads TOML or JSON: a text whose first character is `{` is JSON.
@@ -104,7 +98,7 @@ impl MachineFile {
     /// # Errors
     /// As [`MachineFile::from_toml`].
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        if text.trim_start().starts_with('{') { Self::from_json(text) } else { Self::from_toml(text) }
+        Self::deserialize(Node::parse(text)?)
     }
 
     /// Reads a file. Its relative paths are relative to its folder, and a missing name is taken from the file's
@@ -114,18 +108,21 @@ impl MachineFile {
     /// [`ConfigError::Read`], or as [`MachineFile::from_toml`].
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let read = |source| ConfigError::Read { path: path.to_owned(), source };
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        let mut file = Self::parse(&text)?;
+        let mut file = Self::deserialize(Node::from_file(path)?)?;
         let base = std::path::absolute(path).map_err(read)?;
         file.resolve(base.parent().unwrap_or(Path::new("/")));
-        if file.name.is_none()
-            && matches!(path.extension().and_then(|suffix| suffix.to_str()), Some("toml" | "json"))
-            && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
-            && stem.parse::<Name>().is_ok()
-        {
-            file.name = Some(stem.to_owned());
+        if file.name.is_none() {
+            file.name = Name::of_file(path);
         }
         Ok(file)
+    }
+
+    /// Finds the sockets of NICs at switches; `base` is where this user's machines have their folders.
+    pub fn plug(&mut self, base: &Path) {
+        let name = self.name.clone().unwrap_or_default();
+        for net in &mut self.net {
+            net.plug(base, &name);
+        }
     }
 
     /// Makes every relative path absolute, from `base`.

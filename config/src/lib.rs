@@ -20,12 +20,15 @@ mod entry;
 mod error;
 mod file;
 mod kind;
+mod lab;
 mod mac;
 mod machine;
 mod name;
 mod node;
+mod rate;
 mod serving;
 mod size;
+mod switch;
 mod write;
 
 #[cfg(test)]
@@ -40,10 +43,15 @@ pub use entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
 pub use error::{ConfigError, nearest};
 pub use file::{MachineFile, json_schema};
 pub use kind::{device_id_of, device_name_of, known_device_types};
+pub use lab::Lab;
 pub use mac::Mac;
 pub use machine::{
     Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Serial, Vcpu,
 };
 pub use name::{DeviceId, Name};
+pub use rate::Rate;
 pub use serving::{Cache, Engine, OnError, Serving};
 pub use size::{NumberOrText, Size};
+pub use switch::{
+    Port, PortEntry, PortLimit, PortVlans, SWITCHES, Switch, SwitchFile, UplinkEntry, port_socket,
+};

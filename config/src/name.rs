@@ -2,6 +2,7 @@
 //! anything to a path: no slash, no leading dot.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::Serialize;
@@ -51,6 +52,15 @@ impl FromStr for DeviceId {
             );
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl Name {
+    /// The name of what is in a file: the file's without `.toml` or `.json`, if that can be one.
+    pub(crate) fn of_file(path: &Path) -> Option<String> {
+        let suffix = path.extension()?.to_str()?;
+        let stem = path.file_stem()?.to_str()?;
+        (matches!(suffix, "toml" | "json") && stem.parse::<Self>().is_ok()).then(|| stem.to_owned())
     }
 }
 

@@ -5,6 +5,7 @@
 //! (`queues=4`) become the number the key wants.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::de::{
     self, DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor,
@@ -28,6 +29,28 @@ pub(crate) enum Node {
 }
 
 impl Node {
+    pub(crate) fn of_toml(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            format: "TOML",
+            reason: error.to_string().trim_end().to_owned(),
+        })
+    }
+
+    pub(crate) fn of_json(text: &str) -> Result<Self, ConfigError> {
+        serde_json::from_str(text)
+            .map_err(|error| ConfigError::Syntax { format: "JSON", reason: error.to_string() })
+    }
+
+    /// TOML or JSON: a text whose first character is `{` is JSON.
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        if text.trim_start().starts_with('{') { Self::of_json(text) } else { Self::of_toml(text) }
+    }
+
+    pub(crate) fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        Self::parse(&std::fs::read_to_string(path).map_err(read)?)
+    }
+
     fn whole_number<E: de::Error>(text: &str) -> Result<i64, E> {
         text.parse().map_err(|_| E::invalid_type(de::Unexpected::Str(text), &"a whole number"))
     }

@@ -40,7 +40,7 @@ fn wrong_flags_end_with_2_and_say_what_is_allowed() {
             &["run", "--kernel", "vmlinuz", "--disk", "path=disk.img,queues=0"],
             &["disk[0].queues = 0: must be 1 to 64"],
         ),
-        (&["run", "--kernel", "vmlinuz", "--net", "mac=x"], &["net[0]: needs `tap` or `socket`"]),
+        (&["run", "--kernel", "vmlinuz", "--net", "mac=x"], &["net[0]: needs `tap`, `switch` or `socket`"]),
         (
             &["run", "--kernel", "vmlinuz", "--device", "socket=s,type=rgn"],
             &["device[0].type = \"rgn\"", "did you mean rng?"],

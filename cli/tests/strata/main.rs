@@ -8,5 +8,6 @@ mod command_line;
 mod control;
 mod launcher;
 mod supervisor;
+mod switch;
 mod terminal;
 mod upgrade;

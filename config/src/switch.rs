@@ -1,0 +1,369 @@
+//! What a switch in user space is: its file as written ([`SwitchFile`]), the rules it obeys, and the checked
+//! [`Switch`]. Also where a switch's sockets are, which the launchers of the switch and of its machines have to agree on.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ConfigError;
+use crate::mac::Mac;
+use crate::name::Name;
+use crate::node::Node;
+use crate::rate::Rate;
+use crate::size::{NumberOrText, read_duration, write_duration};
+
+/// The folder of all switches, beside the machines': no machine can have its name.
+pub const SWITCHES: &str = ".switches";
+/// The most ports, with the uplink.
+const MOST_PORTS: usize = 64;
+
+/// The socket of a switch's port: alone in its folder, which is all of the switch that its guest's vmm gets to see.
+/// `base` is where this user's machines have their folders.
+#[must_use]
+pub fn port_socket(base: &Path, switch: &str, port: &str) -> PathBuf {
+    base.join(SWITCHES).join(switch).join("ports").join(port).join("sock")
+}
+
+/// A switch as written in TOML or JSON.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Strata switch", inline)]
+pub struct SwitchFile {
+    /// The switch's name: as a machine's; default: the file's name without its suffix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Seconds after which an address that was not seen is forgotten, 1 to 1000000; default 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ageing: Option<i64>,
+    /// A tap of the host as one more port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<UplinkEntry>,
+    /// One for each guest's card.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port: Vec<PortEntry>,
+    /// The process in its sandbox; default true. False is for debugging only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<bool>,
+}
+
+/// A switch's way out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkEntry {
+    /// The tap interface, which exists already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// The VLAN of untagged frames, 1 to 4094.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<i64>,
+    /// The VLANs with tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<i64>,
+}
+
+/// A port of a switch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortEntry {
+    /// Its name, by which a machine's NIC asks for it; the only key without a default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The VLAN of untagged frames, 1 to 4094; default 1, or none with `trunk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<i64>,
+    /// The VLANs the guest has with tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<i64>,
+    /// The guest's Ethernet address; default: made from the names of switch and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// It reaches no other port that is isolated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolated: Option<bool>,
+    /// The guest can send from its own Ethernet address only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_mac: Option<bool>,
+    /// Bits per second from the guest, e.g. `100M`; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate: Option<NumberOrText>,
+    /// Frames per second from the guest; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_packets: Option<NumberOrText>,
+    /// How long the guest may send at full speed after a pause, 5ms to 10s; default 20ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_burst: Option<NumberOrText>,
+    /// Bits per second to the guest; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate: Option<NumberOrText>,
+    /// Frames per second to the guest; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_packets: Option<NumberOrText>,
+    /// How long the guest may be sent to at full speed after a pause, 5ms to 10s; default 20ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_burst: Option<NumberOrText>,
+}
+
+/// The keys of [`PortEntry`] that a lab's file has at a machine's NIC.
+pub(crate) const PORT_KEYS: [&str; 11] = [
+    "vlan",
+    "trunk",
+    "mac",
+    "isolated",
+    "guard_mac",
+    "tx_rate",
+    "tx_packets",
+    "tx_burst",
+    "rx_rate",
+    "rx_packets",
+    "rx_burst",
+];
+
+/// A switch that can be made, as far as one can tell without looking at the host. Serialises as its file, with every
+/// default written out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "SwitchFile", try_from = "SwitchFile")]
+#[non_exhaustive]
+pub struct Switch {
+    /// Its name.
+    pub name: Name,
+    /// Seconds.
+    pub ageing: u32,
+    /// A tap of the host, and its VLANs.
+    pub uplink: Option<(String, PortVlans)>,
+    /// Ports, in order; their names differ.
+    pub ports: Vec<Port>,
+    /// The process enters its sandbox.
+    pub sandbox: bool,
+}
+
+/// A port of a switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: Name,
+    /// Its VLANs.
+    pub vlans: PortVlans,
+    /// The guest's address.
+    pub mac: Mac,
+    /// It reaches no other port that is isolated.
+    pub isolated: bool,
+    /// The guest sends from its own address only.
+    pub guard_mac: bool,
+    /// From the guest.
+    pub tx: PortLimit,
+    /// To the guest.
+    pub rx: PortLimit,
+}
+
+/// A port's VLANs, 1 to 4094; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortVlans {
+    /// Of frames without a tag.
+    pub untagged: Option<u16>,
+    /// Of frames with one, ascending.
+    pub tagged: Vec<u16>,
+}
+
+/// A limit for one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortLimit {
+    /// Bits per second.
+    pub rate: Option<Rate>,
+    /// Frames per second.
+    pub packets: Option<Rate>,
+    /// How long the full speed may last after a pause, 5 ms to 10 s.
+    pub burst: Option<Duration>,
+}
+
+impl Switch {
+    /// Reads and checks a text, TOML or JSON.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming key, value and what is allowed.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        SwitchFile::deserialize(Node::parse(text)?)?.try_into()
+    }
+}
+
+impl SwitchFile {
+    /// Reads a file, TOML or JSON. A missing name is taken from the file's.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming key, value and what is allowed.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let mut file = Self::deserialize(Node::from_file(path)?)?;
+        if file.name.is_none() {
+            file.name = Name::of_file(path);
+        }
+        Ok(file)
+    }
+}
+
+type Checked<T> = Result<T, ConfigError>;
+
+fn conflict<T>(reason: &str) -> Checked<T> {
+    Err(ConfigError::Conflict { path: String::new(), reason: reason.to_owned() })
+}
+
+impl TryFrom<SwitchFile> for Switch {
+    type Error = ConfigError;
+
+    fn try_from(file: SwitchFile) -> Checked<Self> {
+        let text = file.name.as_deref().unwrap_or("switch");
+        let name: Name = text.parse().map_err(|allowed| ConfigError::text("name", text, allowed))?;
+        let ageing = file.ageing.unwrap_or(300);
+        let seconds = u32::try_from(ageing).ok().filter(|seconds| (1..=1_000_000).contains(seconds));
+        let uplink = file.uplink.map(uplink).transpose().map_err(|error| error.inside("uplink"))?;
+        let (mut names, mut ports) = (HashSet::new(), Vec::new());
+        for (index, entry) in file.port.into_iter().enumerate() {
+            let port = port(&name, index, entry).map_err(|error| error.inside(&format!("port[{index}]")))?;
+            if !names.insert(port.name.clone()) {
+                let key = format!("port[{index}].name");
+                return Err(ConfigError::text(
+                    key,
+                    port.name.as_str(),
+                    "another port has it; names must differ",
+                ));
+            }
+            ports.push(port);
+        }
+        if ports.is_empty() {
+            let what = "a switch has a [[port]] for each guest's card".to_owned();
+            return Err(ConfigError::Missing { key: "port".to_owned(), what });
+        }
+        if ports.len() + usize::from(uplink.is_some()) > MOST_PORTS {
+            return conflict(&format!(
+                "{} ports; a switch has up to {MOST_PORTS}, the uplink included",
+                ports.len()
+            ));
+        }
+        Ok(Self {
+            name,
+            ageing: seconds
+                .ok_or_else(|| ConfigError::value("ageing", ageing, "must be 1 to 1000000 seconds"))?,
+            uplink,
+            ports,
+            sandbox: file.sandbox.unwrap_or(true),
+        })
+    }
+}
+
+fn uplink(entry: UplinkEntry) -> Checked<(String, PortVlans)> {
+    let what = "the name of a tap".to_owned();
+    let tap = entry.tap.ok_or_else(|| ConfigError::Missing { key: "tap".to_owned(), what })?;
+    // IFNAMSIZ is 16 with the NUL. A comma would end the word on vhost-net's command line.
+    let plain = tap.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%' | b','));
+    if !(1..=15).contains(&tap.len()) || !plain || tap == "." || tap == ".." {
+        return Err(ConfigError::text("tap", &tap, "must be an interface name of 1 to 15 characters"));
+    }
+    Ok((tap, vlans(entry.vlan, &entry.trunk)?))
+}
+
+fn vlans(vlan: Option<i64>, trunk: &[i64]) -> Checked<PortVlans> {
+    let check = |key: &str, vlan: i64| {
+        let number = u16::try_from(vlan).ok().filter(|vlan| (1..=4094).contains(vlan));
+        number.ok_or_else(|| ConfigError::value(key, vlan, "must be 1 to 4094"))
+    };
+    let untagged = vlan.map(|vlan| check("vlan", vlan)).transpose()?;
+    let mut tagged = trunk.iter().map(|vlan| check("trunk", *vlan)).collect::<Checked<Vec<u16>>>()?;
+    tagged.sort_unstable();
+    tagged.dedup();
+    if untagged.is_some_and(|vlan| tagged.contains(&vlan)) {
+        return conflict("`vlan` is in `trunk` too; a VLAN is either tagged or not");
+    }
+    let untagged = if tagged.is_empty() { Some(untagged.unwrap_or(1)) } else { untagged };
+    Ok(PortVlans { untagged, tagged })
+}
+
+fn port(switch: &Name, index: usize, entry: PortEntry) -> Checked<Port> {
+    let what = "what a machine's NIC asks for".to_owned();
+    let text = entry.name.ok_or_else(|| ConfigError::Missing { key: "name".to_owned(), what })?;
+    let name: Name = text.parse().map_err(|allowed| ConfigError::text("name", &text, allowed))?;
+    let mac = match &entry.mac {
+        Some(text) => text.parse().map_err(|allowed| ConfigError::text("mac", text, allowed))?,
+        None => Mac::generated(switch, index),
+    };
+    Ok(Port {
+        vlans: vlans(entry.vlan, &entry.trunk)?,
+        mac,
+        isolated: entry.isolated.unwrap_or(false),
+        guard_mac: entry.guard_mac.unwrap_or(false),
+        tx: limit("tx", entry.tx_rate, entry.tx_packets, entry.tx_burst)?,
+        rx: limit("rx", entry.rx_rate, entry.rx_packets, entry.rx_burst)?,
+        name,
+    })
+}
+
+fn limit(
+    way: &str,
+    rate: Option<NumberOrText>,
+    packets: Option<NumberOrText>,
+    burst: Option<NumberOrText>,
+) -> Checked<PortLimit> {
+    let read = |key: &str, raw: Option<NumberOrText>| {
+        let parse = |raw: NumberOrText| {
+            let value = raw.plain().parse::<Rate>();
+            value.map_err(|allowed| ConfigError::value(format!("{way}_{key}"), &raw, allowed))
+        };
+        raw.map(parse).transpose()
+    };
+    let (rate, packets) = (read("rate", rate)?, read("packets", packets)?);
+    let Some(raw) = burst else { return Ok(PortLimit { rate, packets, burst: None }) };
+    if rate.is_none() && packets.is_none() {
+        return conflict(&format!("`{way}_burst` means nothing without `{way}_rate` or `{way}_packets`"));
+    }
+    let allowed = Duration::from_millis(5)..=Duration::from_secs(10);
+    let burst = read_duration(&raw).ok().filter(|burst| allowed.contains(burst));
+    let wrong = || ConfigError::value(format!("{way}_burst"), &raw, "must be 5ms to 10s, such as 50ms");
+    Ok(PortLimit { rate, packets, burst: Some(burst.ok_or_else(wrong)?) })
+}
+
+impl From<Switch> for SwitchFile {
+    fn from(switch: Switch) -> Self {
+        let uplink = switch.uplink.map(|(tap, vlans)| {
+            let (vlan, trunk) = vlans.write();
+            UplinkEntry { tap: Some(tap), vlan, trunk }
+        });
+        Self {
+            name: Some(switch.name.to_string()),
+            ageing: Some(switch.ageing.into()),
+            uplink,
+            port: switch.ports.into_iter().map(PortEntry::from).collect(),
+            sandbox: Some(switch.sandbox),
+        }
+    }
+}
+
+impl PortVlans {
+    fn write(&self) -> (Option<i64>, Vec<i64>) {
+        (self.untagged.map(i64::from), self.tagged.iter().map(|vlan| i64::from(*vlan)).collect())
+    }
+}
+
+impl From<Port> for PortEntry {
+    fn from(port: Port) -> Self {
+        let (vlan, trunk) = port.vlans.write();
+        let rate = |rate: Option<Rate>| rate.map(|rate| NumberOrText::Text(rate.to_string()));
+        Self {
+            name: Some(port.name.to_string()),
+            vlan,
+            trunk,
+            mac: Some(port.mac.to_string()),
+            isolated: port.isolated.then_some(true),
+            guard_mac: port.guard_mac.then_some(true),
+            tx_rate: rate(port.tx.rate),
+            tx_packets: rate(port.tx.packets),
+            tx_burst: port.tx.burst.map(write_duration),
+            rx_rate: rate(port.rx.rate),
+            rx_packets: rate(port.rx.packets),
+            rx_burst: port.rx.burst.map(write_duration),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "switch_test.rs"]
+mod switch_test;
