@@ -1,5 +1,5 @@
 //! A switch's process from its start to its end. One that dies is started again on the same sockets, where the guests'
-//! vmms reconnect; one that fails at its first start, or dies too often, ends the launcher.
+//! vmms reconnect, and for ever ([`crate::restarts`]); one that fails at its first start ends the launcher.
 
 use std::io;
 use std::path::PathBuf;
@@ -75,12 +75,11 @@ async fn attend(
             }
         };
         let how = death.map_or_else(|| "it is gone".to_owned(), |death| death.describe());
-        if restarts.first() && since.elapsed() < STARTED && how.starts_with("exit status") {
+        let lived = since.elapsed();
+        if restarts.total() == 0 && lived < STARTED && how.starts_with("exit status") {
             return Err(Failure::Died(how));
         }
-        let Some(delay) = restarts.died(Instant::now()) else {
-            return Err(Failure::Died(format!("{}; {how}", Restarts::TOO_OFTEN)));
-        };
+        let delay = restarts.died(lived);
         say(format_args!("strata: {}: vhost-net died ({how}); starting it again", program.id));
         tokio::select! {
             () = tokio::time::sleep(delay) => {}

@@ -79,7 +79,7 @@ fn a_switch_has_its_sockets_and_comes_back_when_it_dies() {
     let next = wait_for("the next one", || {
         Some(pid_of(&place, "run/.switches/lan/vhost-net.pid")).filter(|pid| *pid != first)
     });
-    assert_eq!(place.args_of("vhost-net").len(), 2);
+    wait_for("its arguments", || (place.args_of("vhost-net").len() == 2).then_some(()));
     assert!(place.output(&["ps"]).status.success(), "it is no machine");
     let listed = place.output(&["switch", "ls", "--output", "json"]);
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
