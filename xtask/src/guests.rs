@@ -48,7 +48,7 @@ fn natively(place: &Place, out: &Path, needs: &str, filters: &[String]) -> anyho
     if !packages::is_root() {
         command.args(["-n", "env"]);
     }
-    command.arg(program).args(["--on", needs, "--summary"]).arg(&summary).args(filters);
+    command.args(passed_on()).arg(program).args(["--on", needs, "--summary"]).arg(&summary).args(filters);
     let ended = tool::visible(command.current_dir(place.root()));
     count(&summary, ended.err().map(|error| format!("{error:#}")))
 }
@@ -56,9 +56,19 @@ fn natively(place: &Place, out: &Path, needs: &str, filters: &[String]) -> anyho
 fn in_the_rig(place: &Place, out: &Path, filters: &[String]) -> anyhow::Result<Counts> {
     let program = build::programs()?.join("guest-cases");
     let quoted: Vec<String> = filters.iter().map(|filter| format!("'{filter}'")).collect();
-    let script = format!("'{}' --on kvm --summary /run/out/kvm.json {}", program.display(), quoted.join(" "));
+    let env = passed_on().join(" ");
+    let script = format!(
+        "env {env} '{}' --on kvm --summary /run/out/kvm.json {}",
+        program.display(),
+        quoted.join(" ")
+    );
     let ended = Rig::from_environment(place).run(&script, out, &mut |line| println!("{line}"));
     count(&out.join("kvm.json"), ended.err().map(|error| format!("{error:#}")))
+}
+
+/// What cases take from the environment: how often to kill (`cases/faults.rs`).
+fn passed_on() -> Vec<String> {
+    std::env::var("STRATA_KILLS").map(|kills| format!("STRATA_KILLS={kills}")).into_iter().collect()
 }
 
 fn count(summary: &Path, trouble: Option<String>) -> anyhow::Result<Counts> {
