@@ -78,7 +78,7 @@ fn backend(
     Ok(Program { id: id.to_owned(), path, version, args, descriptors: vec![listener, control] })
 }
 
-pub(crate) fn listen(path: &Path) -> Result<UnixListener, PlanError> {
+fn listen(path: &Path) -> Result<UnixListener, PlanError> {
     fits(path)?;
     let failed = |source| PlanError::Socket { path: path.to_owned(), source };
     let listener = UnixListener::bind(path).map_err(failed)?;

@@ -1,5 +1,8 @@
 //! The launcher's own socket, `launcher.sock` in the machine's folder: `io.strata.Launcher`, for who may open it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -10,7 +13,6 @@ use serde_json::{Value, json};
 use strata_ipc::blocking::{Failure, Interface, parameters, spawn};
 
 use super::Request;
-use crate::plan::listen;
 
 /// Its name in the machine's folder.
 pub(crate) const SOCKET: &str = "launcher.sock";
@@ -84,6 +86,9 @@ impl<F: Fn(Request) -> bool + Send + 'static> Interface for Launcher<F> {
 
 /// Serves it on a thread of its own; `ask` is given each request, and says whether there is still somebody for it.
 pub(crate) fn serve(folder: &Path, ask: impl Fn(Request) -> bool + Send + 'static) -> anyhow::Result<()> {
-    let listener = listen(&folder.join(SOCKET))?;
+    let path = folder.join(SOCKET);
+    // Not given to the account the machine's processes run as: started by root, they cannot ask for anything here.
+    let listener = UnixListener::bind(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     spawn(listener, Launcher(ask)).context("no thread for it")
 }

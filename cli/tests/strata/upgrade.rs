@@ -1,7 +1,7 @@
 //! `strata upgrade`: another version takes a backend's place, or the old one stays.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -57,6 +57,8 @@ fn the_installed_version_takes_the_place_and_a_death_does_not() {
     }
     let place = Place::new();
     let (mut launcher, first) = start(&place);
+    let socket = fs::metadata(place.path("run/m/launcher.sock")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
     let (code, reports, said) = upgrade(&place, &[]);
     assert_eq!((code, &reports[0]["outcome"]), (Some(0), &Value::from("current")), "{said}");
     assert_eq!(launcher.pid_of("m", "disk0"), first);
