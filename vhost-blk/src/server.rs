@@ -247,7 +247,9 @@ impl Server {
         };
         if let Some(status) = status {
             self.finish(index, status);
-            self.show_some();
+            // The device is slower than the driver: one that sleeps is called for the first answer of a burst and
+            // goes on while the rest is taken in. It asks for one call each time it falls asleep, so there are no more.
+            self.flush();
         }
     }
 

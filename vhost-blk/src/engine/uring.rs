@@ -29,6 +29,8 @@ use crate::image::{Files, Image};
 
 /// Entries of the submission queue; a batch that is longer is submitted in parts.
 const SUBMISSIONS: u32 = 128;
+/// Jobs after which the kernel is told of them although more may follow: the device works on them meanwhile.
+const BATCH: usize = 8;
 /// Entries of the completion queue: no less than a queue has requests.
 const COMPLETIONS: u32 = 1024;
 /// Worker threads of the kernel for what cannot be done without waiting (flush, buffered writes), per ring.
@@ -105,7 +107,7 @@ impl Uring {
         self.under_way
     }
 
-    /// Puts a job into the submission queue; the kernel sees it at the next [`Uring::submit`].
+    /// Puts a job into the submission queue; the kernel sees it at the next [`Uring::submit`] at the latest.
     /// `token` comes back with the completion.
     ///
     /// # Safety
@@ -121,6 +123,9 @@ impl Uring {
         // SAFETY: the caller keeps data and list alive; the descriptors are registered ones.
         unsafe { self.ring.submission().push(&entry) }.map_err(|_| Errno::EAGAIN)?;
         self.under_way += 1;
+        if self.ring.submission().len() >= BATCH {
+            self.submit();
+        }
         Ok(())
     }
 
