@@ -16,6 +16,8 @@ pub const WRITEBACK: usize = 32;
 
 /// Most data buffers in a request: the least queue that frontends commonly make (128) less header and status.
 const SEG_MAX: u32 = 126;
+/// Most bytes in one of them: together less than the 4 GiB that a used element can count.
+const SIZE_MAX: u32 = 4 << 20;
 
 /// The features offered for a disk.
 #[must_use]
@@ -24,6 +26,7 @@ pub fn features(disk: &Disk, queues: u16) -> u64 {
     let mut features = spec::F_VERSION_1
         | spec::F_INDIRECT_DESC
         | spec::F_EVENT_IDX
+        | bit(blk::VIRTIO_BLK_F_SIZE_MAX)
         | bit(blk::VIRTIO_BLK_F_SEG_MAX)
         | bit(blk::VIRTIO_BLK_F_BLK_SIZE)
         | bit(blk::VIRTIO_BLK_F_TOPOLOGY)
@@ -66,7 +69,7 @@ pub fn space(disk: &Disk, queues: u16) -> [u8; CONFIG_SIZE] {
     let min_io = in_blocks(geometry.min_io).max(1 << exponent);
     let mut space = Writer::default();
     space.put(&disk.limits().capacity.to_le_bytes()); // capacity
-    space.put(&0u32.to_le_bytes()); // size_max: not offered
+    space.put(&SIZE_MAX.to_le_bytes()); // size_max
     space.put(&SEG_MAX.to_le_bytes()); // seg_max
     space.put(&[0; 4]); // geometry: not offered
     space.put(&block.to_le_bytes()); // blk_size

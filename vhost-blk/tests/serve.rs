@@ -88,6 +88,7 @@ fn it_identifies_itself() {
     assert_eq!(id, *b"golden-7\0\0\0\0\0\0\0\0\0\0\0\0");
     let config = disk.frontend.config(0, 60).unwrap();
     assert_eq!(config[0..8], 2048u64.to_le_bytes());
+    assert_eq!(config[8..12], (4u32 << 20).to_le_bytes()); // size_max
     assert_eq!(config[12..16], 126u32.to_le_bytes()); // seg_max
     assert_eq!(config[34..36], 2u16.to_le_bytes()); // num_queues
     assert_ne!(disk.frontend.features & F_MQ, 0);
@@ -160,6 +161,25 @@ fn one_client_after_another() {
         l_pid: 0,
     };
     nix::fcntl::fcntl(&again, nix::fcntl::FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+}
+
+/// What no other process has mapped, of the process that serves and its reaper. Also after a client has been served.
+#[test]
+fn an_idle_backend_takes_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = image(dir.path(), 64 << 20);
+    let backend = Backend::start(dir.path(), &path, &[]);
+    let mut disk = Disk::connect(&backend);
+    assert_eq!(disk.write(0, &pattern(1, 4096)), OK);
+    drop(disk);
+    let private = |pid: u32| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("Private_"));
+        lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+    };
+    let kib = private(backend.child.id()) + private(backend.server_pid());
+    println!("{kib} KiB");
+    assert!(kib <= 1536, "{kib} KiB are private");
 }
 
 #[test]
