@@ -3,6 +3,7 @@
 //! `guest-cases [--on kvm|host] [--summary FILE] [--list] [FILTER]...` runs those whose name contains a filter.
 //! Started by `cargo xtask test`: with KVM inside the rig or natively, with `--on host` always natively.
 
+mod blk;
 mod boot;
 mod budget;
 mod console;
@@ -65,6 +66,7 @@ fn all() -> Vec<Case> {
     [
         boot::cases(),
         disk::cases(),
+        blk::cases(),
         net::cases(),
         console::cases(),
         lifecycle::cases(),

@@ -8,7 +8,9 @@
 
 pub mod account;
 pub mod case;
+pub mod control;
 pub mod exits;
+pub mod fio;
 pub mod guest;
 pub mod image;
 pub mod leftovers;

@@ -12,6 +12,7 @@ use crate::process::{self, Process};
 /// A QEMU command line being put together.
 pub struct Guest {
     command: Command,
+    disks: u32,
 }
 
 impl Guest {
@@ -20,6 +21,11 @@ impl Guest {
     /// # Errors
     /// If the initramfs cannot be made.
     pub fn new(context: &Context, script: &str) -> anyhow::Result<Self> {
+        Ok(Self::with_initrd(context, &context.initrd(script)?))
+    }
+
+    /// The same with an initramfs that is there.
+    pub fn with_initrd(context: &Context, initrd: &Path) -> Self {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-machine", "q35,memory-backend=ram", "-accel", "tcg", "-cpu", "max", "-m", "256"]);
         command.args(["-object", "memory-backend-memfd,id=ram,size=256M,share=on"]);
@@ -31,14 +37,16 @@ impl Guest {
             "-append",
             "console=hvc0 quiet loglevel=4 panic=-1",
         ]);
-        command.arg("-kernel").arg(context.place.guest_vmlinuz()).arg("-initrd").arg(context.initrd(script)?);
-        Ok(Self { command })
+        command.arg("-kernel").arg(context.place.guest_vmlinuz()).arg("-initrd").arg(initrd);
+        Self { command, disks: 0 }
     }
 
     /// Adds a disk served at `socket`.
     pub fn blk(mut self, socket: &Path, queues: u32) -> Self {
-        self.command.arg("-chardev").arg(format!("socket,id=blk,path={}", socket.display()));
-        self.command.arg("-device").arg(format!("vhost-user-blk-pci,chardev=blk,num-queues={queues}"));
+        let id = format!("blk{}", self.disks);
+        self.disks += 1;
+        self.command.arg("-chardev").arg(format!("socket,id={id},path={}", socket.display()));
+        self.command.arg("-device").arg(format!("vhost-user-blk-pci,chardev={id},num-queues={queues}"));
         self
     }
 

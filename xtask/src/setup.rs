@@ -22,7 +22,7 @@ pub(crate) fn for_rig(place: &Place) -> anyhow::Result<()> {
 /// # Errors
 /// If it cannot be built.
 pub(crate) fn for_tests(place: &Place) -> anyhow::Result<()> {
-    for_rig(place)?;
+    strata_rig::setup::setup(place, &["fio"])?;
     let program = place.crates().join("bin").join(RNG);
     if stamp::fresh(&program, RNG_VERSION) {
         return Ok(());
