@@ -37,6 +37,11 @@ say new $(blockdev --getsize64 /dev/vda)
 echo at the end | dd of=/dev/vda bs=512 seek=$(($(blockdev --getsz /dev/vda) - 1)) conv=sync oflag=direct 2>/dev/null && say written
 ";
 
+/// The number at a place; 0 if there is none.
+fn at(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
+}
+
 fn strata(context: &Context, args: &[&str]) -> anyhow::Result<String> {
     let mut command = context.start("strata", args)?;
     command.expect_exit(0)?;
@@ -60,16 +65,16 @@ fn a_disk_grows_and_is_limited_under_its_guest(context: &Context) -> anyhow::Res
     ensure!(tail.starts_with(b"at the end"), "the last sector is not in the image");
 
     let limits = strata(context, &["disk", "limit", "vm", "disk0", "--output", "json"])?;
-    ensure!(serde_json::from_str::<Value>(&limits)?["iops"] == 100_000, "{limits}");
+    ensure!(at(&serde_json::from_str(&limits)?, "/iops") == 100_000, "{limits}");
     let limits = strata(context, &["disk", "limit", "vm", "disk0", "--iops", "50", "--iops-burst", "1"])?;
     ensure!(limits.starts_with("requests: 50 per second, bursts of 1\n"), "{limits}");
     vm.type_in("go\n")?;
     vm.guest("read")?;
     let stats = strata(context, &["disk", "stats", "vm", "disk0", "--output", "json"])?;
     let stats: Value = serde_json::from_str(&stats)?;
-    let count = |name: &str| stats[0]["queues"][0][name].as_u64().unwrap_or_default();
+    let count = |name: &str| at(&stats, &format!("/0/queues/0/{name}"));
     ensure!(count("reads") >= 64 && count("writes") >= 1 && count("throttled") > 0, "{stats:#}");
-    ensure!(stats[0]["status"]["bytes"] == 32 * MIB, "{stats:#}");
+    ensure!(at(&stats, "/0/status/bytes") == 32 * MIB, "{stats:#}");
     let metrics = strata(context, &["disk", "stats", "--output", "prometheus"])?;
     let series = "strata_disk_requests_total{machine=\"vm\",id=\"disk0\",disk=";
     ensure!(metrics.contains(series), "{metrics}");
