@@ -129,11 +129,10 @@ impl Layers {
     /// # Errors
     /// imago's.
     pub fn grow(&self, bytes: u64) -> std::io::Result<u64> {
+        // A table that moves is written at once, with all that leads to: the counts of that first.
+        self.hand_over()?;
         self.access.resize_grow(bytes, imago::format::PreallocateMode::None)?;
         self.hand_over()?;
-        if let Some(deferred) = &self.deferred {
-            deferred.find_table()?;
-        }
         Ok(self.access.size())
     }
 

@@ -110,6 +110,39 @@ fn a_disk_grows_under_its_guest() {
     assert_eq!(control.call("GetStatus", json!({}))["bytes"], 4 << 20);
 }
 
+/// Its first table has to move for that, and does so between writes that put tables into it.
+#[test]
+fn a_qcow2_disk_grows_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.qcow2");
+    if !qcow2(&path, "512", "1M") {
+        return;
+    }
+    let (mut backend, mut control) = Control::start(dir.path(), &path, &["--format", "qcow2"]);
+    let mut disk = Disk::connect(&backend);
+    let mut written = vec![];
+    for shift in 0..8u64 {
+        let sectors = 2048 << shift;
+        // Each write in a table of its own.
+        for sector in (sectors / 2..sectors).step_by(256).take(64) {
+            assert_eq!(disk.write(sector, &pattern(sector, 512)), OK);
+            written.push(sector);
+        }
+        control.call("Resize", json!({ "bytes": sectors * 1024 }));
+    }
+    for sector in &written {
+        assert!(disk.read(*sector, 512).1 == pattern(*sector, 512), "sector {sector}");
+    }
+    backend.kill();
+    assert_sound(&path);
+    let backend = Backend::start(dir.path(), &path, &["--format", "qcow2"]);
+    let mut disk = Disk::connect(&backend);
+    assert_eq!(disk.frontend.config(0, 8).unwrap(), (2048u64 << 8).to_le_bytes());
+    for sector in &written {
+        assert!(disk.read(*sector, 512).1 == pattern(*sector, 512), "sector {sector} after the kill");
+    }
+}
+
 #[test]
 fn limits_hold_and_change_while_the_disk_is_used() {
     let dir = tempfile::tempdir().unwrap();

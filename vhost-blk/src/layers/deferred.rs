@@ -17,6 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::image::Image;
 
+/// The part of the header that says where the table is.
+pub(super) const POINTER: std::ops::Range<u64> = 36..48;
+
 /// Writes are kept by blocks of this size, which every write of imago's is made of, or a part of.
 const BLOCK: usize = 512;
 
@@ -49,15 +52,21 @@ impl Deferred {
         Ok(deferred)
     }
 
-    /// Reads from the header where the table is; it moves when the disk grows.
+    /// Reads from the header where the table is. Called again whenever that part of the header is written: the table
+    /// has moved, with all that was kept of the old one in it, and before the old one's place is given away.
     pub(super) fn find_table(&self) -> std::io::Result<()> {
         let (mut entries, mut offset) = ([0; 4], [0; 8]);
-        self.image.read_at(&mut entries, 36)?;
-        self.image.read_at(&mut offset, 40)?;
+        self.image.read_at(&mut entries, POINTER.start)?;
+        self.image.read_at(&mut offset, POINTER.start + 4)?;
         let (entries, offset) = (u64::from(u32::from_be_bytes(entries)), u64::from_be_bytes(offset));
         let end = offset.saturating_add(entries * 8);
+        let table = offset..end.checked_next_multiple_of(BLOCK as u64).unwrap_or(end);
         let mut state = self.state();
-        state.table = offset..end.checked_next_multiple_of(BLOCK as u64).unwrap_or(end);
+        if state.table.start != table.start {
+            state.blocks.clear();
+            state.leaving.clear();
+        }
+        state.table = table;
         Ok(())
     }
 
@@ -127,8 +136,12 @@ impl Deferred {
         };
         first()?;
         for (offset, block) in leaving {
-            self.image.write_at(&block, offset)?;
-            self.state().leaving.remove(&offset);
+            // Locked while it is written, so that the table does not move meanwhile.
+            let mut state = self.state();
+            if state.leaving.contains_key(&offset) {
+                self.image.write_at(&block, offset)?;
+                state.leaving.remove(&offset);
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 use nix::errno::Errno;
 
-use super::deferred::Deferred;
+use super::deferred::{Deferred, POINTER};
 use crate::engine::Job;
 use crate::engine::syscalls::{self, Wait};
 use crate::image::Image;
@@ -114,6 +114,7 @@ impl Storage for Node {
             data.copy_into_slice(&mut bytes);
             return deferred.write(&bytes, at);
         }
+        let begin = at;
         while !data.is_empty() {
             // SAFETY: the list is used while `data`, which owns it, is borrowed.
             let list = unsafe { data.as_iovec() };
@@ -131,7 +132,10 @@ impl Storage for Node {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(())
+        match &self.deferred {
+            Some(deferred) if begin < POINTER.end && at > POINTER.start => deferred.find_table(),
+            _ => Ok(()),
+        }
     }
 
     unsafe fn pure_write_zeroes(&self, at: u64, len: u64) -> io::Result<()> {

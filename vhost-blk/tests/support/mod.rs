@@ -236,3 +236,29 @@ pub fn segment(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     bytes.extend(flags.to_le_bytes());
     bytes
 }
+
+/// Makes a qcow2 image; false, and says so, where there is no qemu-img.
+pub fn qcow2(path: &Path, cluster: &str, size: &str) -> bool {
+    let options = format!("cluster_size={cluster}");
+    let words = ["create", "-q", "-f", "qcow2", "-o", &options, path.to_str().unwrap(), size];
+    let made = Command::new("qemu-img").args(words).status().is_ok_and(|status| status.success());
+    if !made {
+        assert!(std::env::var_os("CI").is_none(), "qemu-img should be here");
+        println!("skipped: no qemu-img");
+    }
+    made
+}
+
+/// What qemu-img thinks of an image whose backend has been killed.
+pub fn assert_sound(path: &Path) {
+    loop {
+        let check = Command::new("qemu-img").args(["check", "-q"]).arg(path).output().unwrap();
+        let said = String::from_utf8_lossy(&[check.stdout, check.stderr].concat()).into_owned();
+        // The kernel lets go of a killed process's io_uring, and the lock with it, a moment later.
+        if !said.contains("lock") {
+            // 0: as it should be; 3: clusters that nobody uses, which a crash may leave.
+            return assert!(matches!(check.status.code(), Some(0 | 3)), "{}: {said}", check.status);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
