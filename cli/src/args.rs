@@ -205,7 +205,10 @@ pub(crate) struct RunArgs {
     /// Allocate and map all guest memory before the guest starts
     #[arg(long)]
     prefault: bool,
-    /// vCPUs: nested=on|off
+    /// What exits are assumed to cost: auto, nested or bare [default: auto]
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
+    /// vCPUs: count=N,pin=2-3,nested=on|off,halt=poll|host|guest,sockets=N,cores=N,threads=N
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = VcpuEntry::from_flag)]
     vcpu: Option<VcpuEntry>,
     /// While a disk's or NIC's process is gone: lost=wait|pause,reset_after=TIME|off,hung_after=TIME|off
@@ -236,6 +239,7 @@ impl RunArgs {
             stop_timeout: self.stop_timeout.map(NumberOrText::Text),
             hugetlbfs: self.hugetlbfs,
             prefault: self.prefault.then_some(true),
+            profile: self.profile,
             vcpu: self.vcpu.unwrap_or_default(),
             backend: self.backend.unwrap_or_default(),
         }

@@ -34,6 +34,8 @@ struct Listed {
     cpus: Option<u32>,
     memory_bytes: Option<u64>,
     memory_backing: Option<String>,
+    /// `nested` or `bare`; null when its folder does not tell.
+    profile: Option<&'static str>,
     devices: Vec<ListedDevice>,
     processes: Vec<Process>,
 }
@@ -91,6 +93,7 @@ async fn listed(running: &Running) -> Listed {
     let status: Option<Status> = status.await.ok();
     let processes = running.processes().into_iter().map(|(id, pid)| Process::look(id, pid)).collect();
     let (name, pid) = (running.name(), running.pid);
+    let profile = crate::profile::of_running(&running.path);
     let Some(status) = status else {
         let devices = Vec::new();
         let (cpus, memory_bytes, memory_backing) = (None, None, None);
@@ -103,6 +106,7 @@ async fn listed(running: &Running) -> Listed {
             cpus,
             memory_bytes,
             memory_backing,
+            profile,
             devices,
             processes,
         };
@@ -130,6 +134,7 @@ async fn listed(running: &Running) -> Listed {
         cpus: Some(status.cpus),
         memory_bytes: Some(status.memory_bytes),
         memory_backing: Some(status.memory_backing),
+        profile,
         devices,
         processes,
     }
@@ -256,6 +261,7 @@ fn text(shown: &Shown) -> String {
     add("cpus", machine.cpus.map(|cpus| cpus.to_string()).unwrap_or_default());
     add("memory", machine.memory_bytes.map(|bytes| Size(bytes).to_string()).unwrap_or_default());
     add("backing", machine.memory_backing.clone().unwrap_or_default());
+    add("profile", machine.profile.unwrap_or_default().to_owned());
     add("reboots", shown.reboots.to_string());
     add("launcher", format!("pid {}", machine.pid));
     for process in &machine.processes {
@@ -315,6 +321,7 @@ mod tests {
             cpus: None,
             memory_bytes: None,
             memory_backing: None,
+            profile: None,
             devices: vec![],
             processes: vec![Process { id: "vmm".into(), pid: 8, sandbox: None }],
         };

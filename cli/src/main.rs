@@ -18,6 +18,7 @@ mod plan;
 mod preflight;
 #[cfg(test)]
 mod preflight_test;
+mod profile;
 mod programs;
 mod restarts;
 mod run;

@@ -15,6 +15,7 @@ use strata_config::{Machine, NetSource};
 use crate::backend::control_socket;
 use crate::child::Program;
 use crate::disk;
+use crate::profile;
 use crate::programs::{ProgramMissing, find};
 use crate::upgrade::version::Version;
 
@@ -67,6 +68,7 @@ fn backend(
 ) -> Result<Program, PlanError> {
     let listener: Arc<OwnedFd> = Arc::new(listen(&folder.join(format!("{id}.sock")))?.into());
     let control: Arc<OwnedFd> = Arc::new(listen(&control_socket(folder, id))?.into());
+    args.extend(profile::backend_words(machine.profile, &args));
     args.extend(["--control-fd".to_owned(), control.as_raw_fd().to_string()]);
     args.extend(["--fd".to_owned(), listener.as_raw_fd().to_string()]);
     if !machine.sandbox {

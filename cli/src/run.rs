@@ -10,6 +10,7 @@ use crate::args::RunArgs;
 use crate::escape::Mode;
 use crate::plan;
 use crate::preflight;
+use crate::profile;
 use crate::run_dir::{RunDir, base};
 use crate::say::say;
 use crate::shuttle::Shuttle;
@@ -33,7 +34,9 @@ pub(crate) fn machine(args: RunArgs) -> Result<Machine, ConfigError> {
     if file.name.is_none() {
         file.name = Some(format!("vm-{}", std::process::id()));
     }
-    file.try_into()
+    let mut machine: Machine = file.try_into()?;
+    machine.profile = profile::resolve(machine.profile);
+    Ok(machine)
 }
 
 /// Runs the machine to its end.

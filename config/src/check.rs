@@ -10,12 +10,11 @@ use crate::error::{ConfigError, nearest};
 use crate::file::MachineFile;
 use crate::kind::{device_id_of, known_device_types};
 use crate::mac::Mac;
-use crate::machine::{
-    Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Vcpu,
-};
+use crate::machine::{Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource};
 use crate::name::{DeviceId, Name};
 use crate::serving::Serving;
 use crate::size::{DURATION_FORM, NumberOrText, Size, read_duration};
+use crate::vcpu::Profile;
 
 type Checked<T> = Result<T, ConfigError>;
 
@@ -43,6 +42,8 @@ impl TryFrom<MachineFile> for Machine {
         let (console, serial) = terminals(file.console.as_deref(), file.serial.as_deref())?;
         let cmdline = file.cmdline.unwrap_or_else(|| default_cmdline(&console, &serial).to_owned());
         check_cmdline(&cmdline)?;
+
+        let cpus = file.vcpu.cpus(file.cpus)?;
 
         let mut ids = HashSet::new();
         let mut disks = Vec::new();
@@ -73,7 +74,7 @@ impl TryFrom<MachineFile> for Machine {
             kernel: non_empty("kernel", kernel)?,
             initrd: file.initrd.map(|path| non_empty("initrd", path)).transpose()?,
             cmdline,
-            cpus: in_range("cpus", file.cpus.unwrap_or(1), 1, 255)?,
+            cpus,
             memory: Memory {
                 size: memory_size(&file.memory.unwrap_or_else(|| "512M".into()))?,
                 hugetlbfs: file.hugetlbfs.map(|path| non_empty("hugetlbfs", path)).transpose()?,
@@ -87,8 +88,9 @@ impl TryFrom<MachineFile> for Machine {
             no_reboot: file.no_reboot.unwrap_or(false),
             sandbox: file.sandbox.unwrap_or(true),
             stop_timeout: stop_timeout(file.stop_timeout.as_ref())?,
-            vcpu: Vcpu { nested: file.vcpu.nested.unwrap_or(true) },
             backend: file.backend.check().map_err(|error| error.inside("backend"))?,
+            vcpu: file.vcpu.check(cpus).map_err(|error| error.inside("vcpu"))?,
+            profile: Profile::check(file.profile.as_deref())?,
             name,
         })
     }

@@ -1,4 +1,4 @@
-//! The tables of the machine file as they are written: one per disk, NIC, other device, and for the vCPUs.
+//! The tables of the machine file as they are written: one per disk, NIC and other device.
 //! Nothing is checked here but the types; see [`crate::check`].
 
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use crate::error::ConfigError;
 use crate::name::Name;
 use crate::size::NumberOrText;
 use crate::switch::port_socket;
+use crate::vcpu::VcpuEntry;
 
 /// A disk: an image served by an own vhost-blk process, or a vhost-user socket somebody else serves.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -125,15 +126,6 @@ pub struct DeviceEntry {
     pub id: Option<String>,
 }
 
-/// How the vCPUs are.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VcpuEntry {
-    /// The guest may run KVM guests of its own where the host allows it; default true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nested: Option<bool>,
-}
-
 impl NetEntry {
     /// Makes of a NIC at a switch one behind that port's socket, unless the names can be none: those are refused
     /// when the machine is checked.
@@ -144,12 +136,6 @@ impl NetEntry {
             self.socket = Some(port_socket(base, switch, port));
             (self.switch, self.port) = (None, None);
         }
-    }
-}
-
-impl VcpuEntry {
-    pub(crate) fn is_default(&self) -> bool {
-        *self == Self::default()
     }
 }
 

@@ -6,11 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendEntry;
-use crate::entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
+use crate::entry::{DeviceEntry, DiskEntry, NetEntry};
 use crate::error::ConfigError;
 use crate::name::Name;
 use crate::node::Node;
 use crate::size::NumberOrText;
+use crate::vcpu::VcpuEntry;
 
 /// A machine as written in TOML, in JSON or in flags: the same keys in all three, all optional here.
 /// `Machine::try_from` (or [`crate::Machine::from_file`]) checks it.
@@ -68,6 +69,11 @@ pub struct MachineFile {
     /// Allocate and map all guest memory before the guest starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefault: Option<bool>,
+    /// What exits are assumed to cost: `nested` (dear), `bare` (cheap), or `auto`, the default: nested where a
+    /// hypervisor is below this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["auto", "nested", "bare"]))]
+    pub profile: Option<String>,
     /// How the vCPUs are.
     #[serde(default, skip_serializing_if = "VcpuEntry::is_default")]
     pub vcpu: VcpuEntry,
@@ -168,7 +174,10 @@ impl MachineFile {
         win(&mut self.kernel, over.kernel);
         win(&mut self.initrd, over.initrd);
         win(&mut self.cmdline, over.cmdline);
-        win(&mut self.cpus, over.cpus);
+        // Two keys for one thing: whichever is laid over wins over both.
+        if over.cpus.is_some() || over.vcpu.count.is_some() {
+            (self.cpus, self.vcpu.count) = (over.cpus, over.vcpu.count);
+        }
         win(&mut self.memory, over.memory);
         win(&mut self.console, over.console);
         win(&mut self.serial, over.serial);
@@ -177,8 +186,14 @@ impl MachineFile {
         win(&mut self.stop_timeout, over.stop_timeout);
         win(&mut self.hugetlbfs, over.hugetlbfs);
         win(&mut self.prefault, over.prefault);
+        win(&mut self.profile, over.profile);
+        win(&mut self.vcpu.pin, over.vcpu.pin);
         win(&mut self.vcpu.nested, over.vcpu.nested);
         self.backend.overlay(over.backend);
+        win(&mut self.vcpu.halt, over.vcpu.halt);
+        win(&mut self.vcpu.sockets, over.vcpu.sockets);
+        win(&mut self.vcpu.cores, over.vcpu.cores);
+        win(&mut self.vcpu.threads, over.vcpu.threads);
         add(&mut self.disk, over.disk, |disk| &disk.id);
         add(&mut self.net, over.net, |net| &net.id);
         add(&mut self.device, over.device, |device| &device.id);

@@ -29,6 +29,7 @@ mod rate;
 mod serving;
 mod size;
 mod switch;
+mod vcpu;
 mod write;
 
 #[cfg(test)]
@@ -39,14 +40,14 @@ mod file_test;
 mod size_test;
 
 pub use backend::{Backend, BackendEntry, WhenLost};
-pub use entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
+pub use entry::{DeviceEntry, DiskEntry, NetEntry};
 pub use error::{ConfigError, nearest};
 pub use file::{MachineFile, json_schema};
 pub use kind::{device_id_of, device_name_of, known_device_types};
 pub use lab::Lab;
 pub use mac::Mac;
 pub use machine::{
-    Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Serial, Vcpu,
+    Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Serial,
 };
 pub use name::{DeviceId, Name};
 pub use rate::Rate;
@@ -55,3 +56,4 @@ pub use size::{NumberOrText, Size};
 pub use switch::{
     Port, PortEntry, PortLimit, PortVlans, SWITCHES, Switch, SwitchFile, UplinkEntry, port_socket,
 };
+pub use vcpu::{CpuList, Halt, Profile, Topology, Vcpu, VcpuEntry};

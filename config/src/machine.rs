@@ -13,6 +13,7 @@ use crate::file::MachineFile;
 use crate::mac::Mac;
 use crate::name::{DeviceId, Name};
 use crate::serving::Serving;
+use crate::vcpu::{Profile, Vcpu};
 
 /// A machine that can be built, as far as one can tell without looking at the host.
 ///
@@ -53,6 +54,8 @@ pub struct Machine {
     pub vcpu: Vcpu,
     /// What becomes of the guest while a device has no process.
     pub backend: Backend,
+    /// What exits are assumed to cost.
+    pub profile: Profile,
 }
 
 /// Guest memory.
@@ -170,13 +173,6 @@ pub enum Console {
 
 /// Where the serial port's bytes go; the same choices as for the console.
 pub type Serial = Console;
-
-/// How the vCPUs are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vcpu {
-    /// The guest is offered vmx or svm where the host has it.
-    pub nested: bool,
-}
 
 impl Machine {
     /// Reads and checks a file, TOML or JSON. Relative paths are relative to its folder.

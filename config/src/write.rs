@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::entry::{DeviceEntry, DiskEntry, NetEntry, VcpuEntry};
+use crate::entry::{DeviceEntry, DiskEntry, NetEntry};
 use crate::file::MachineFile;
 use crate::kind::device_name_of;
 use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine, Net, NetSource};
@@ -27,8 +27,9 @@ impl From<Machine> for MachineFile {
             stop_timeout: Some(write_duration(machine.stop_timeout)),
             hugetlbfs: machine.memory.hugetlbfs,
             prefault: Some(machine.memory.prefault),
-            vcpu: VcpuEntry { nested: Some(machine.vcpu.nested) },
             backend: machine.backend.into(),
+            profile: Some(machine.profile.as_str().to_owned()),
+            vcpu: machine.vcpu.into(),
         }
     }
 }

@@ -31,6 +31,7 @@ fn ps_and_status_show_the_machine() {
         assert_eq!(sandbox["locked"], false, "the stand-ins have no sandbox: {sandbox}");
         assert!(sandbox["gaps"].as_array().unwrap().contains(&"no system call filter".into()), "{sandbox}");
     }
+    let profile = if std::arch::x86_64::__cpuid(1).ecx & 1 << 31 == 0 { "bare" } else { "nested" };
     let expected = serde_json::json!([{
         "name": "web",
         "state": "running",
@@ -47,6 +48,8 @@ fn ps_and_status_show_the_machine() {
                 "restarts": 0, "hangs": 0, "upgrades": 0, "last_death": null, "waits_milliseconds": null,
             },
         }],
+        "profile": profile,
+        "devices": [{"id": "disk0", "kind": "block", "state": "connected", "queues": 1, "pid": disk}],
         "processes": [{"id": "vmm", "pid": vmm}, {"id": "disk0", "pid": disk}],
     }]);
     assert_eq!(list, expected);
