@@ -302,6 +302,15 @@ impl Queue {
         }
     }
 
+    /// The same before the driver has posted anything: a ring begins as zeros, and an event index of 0 asks for a kick at
+    /// the first request.
+    pub fn suppress_first_kick(&mut self) {
+        self.suppress_kicks();
+        if self.ring.event_idx() {
+            self.ring.set_avail_event(self.next_avail.wrapping_sub(1));
+        }
+    }
+
     /// Asks for a kick at the next request, then looks again: true if there is one already, and the caller
     /// must not sleep (2.7.10.1).
     #[inline]

@@ -224,6 +224,18 @@ fn event_idx_asks_for_exactly_one_kick_per_sleep() {
 }
 
 #[test]
+fn a_ring_can_begin_without_a_kick() {
+    for features in [RING_FEATURES, PLAIN] {
+        let (mut driver, mut queue) = pair(features);
+        queue.suppress_first_kick();
+        post(&mut driver);
+        post(&mut driver);
+        assert!(!driver.kick(), "nobody asked");
+        assert!(queue.arm_kicks());
+    }
+}
+
+#[test]
 fn without_event_idx_flags_say_it() {
     let (mut driver, mut queue) = pair(PLAIN);
     post(&mut driver);

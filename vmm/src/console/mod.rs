@@ -99,7 +99,11 @@ impl Device for Console {
     fn start_queue(&mut self, setup: QueueSetup) -> Result<(), StartError> {
         let index = setup.index;
         let failed = |source| StartError::Resource { index, what: "a console thread", source };
-        let vring = Vring::new(setup)?;
+        let mut vring = Vring::new(setup)?;
+        if index == RECEIVE {
+            // Now, not when its thread runs: a driver fills the ring at once, and no kick is wanted for that.
+            vring.queue_mut().suppress_first_kick();
+        }
         let hub = Arc::clone(&self.hub);
         let options =
             |name: &str, look| Options { name: name.into(), poll: PollLimit(look), ..Options::default() };

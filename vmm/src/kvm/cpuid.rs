@@ -1,11 +1,15 @@
 //! What processor the guest sees: what KVM supports, with a topology of our own, and less of what costs exits.
 //!
+//! An APIC id is a number of three fields, thread, core and socket, each as wide as it has to be; so ids have gaps
+//! where a count is no power of two.
+//!
 //! Every CPUID instruction is an exit, and kernels and C libraries walk what they find: a kernel looks at each
 //! leaf several times per boot, a program at some per start. So leaves at the end that say nothing are cut
 //! and the maxima lowered (AMD APM volume 3 appendix E, Intel SDM volume 2 CPUID). Never shows what KVM does not
 //! support. Called once per machine for the template, once per vCPU for its ids.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use strata_config::Topology;
 
 const FLAG_INDEX: u32 = kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 const HYPERVISOR: u32 = 0x4000_0000;
@@ -20,14 +24,14 @@ const HINT_REALTIME: u32 = 1;
 /// What the guest's processor depends on besides the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// vCPUs: one package of single-thread cores, APIC ids 0, 1, 2, ...
-    pub cpus: u8,
+    /// How the vCPUs are arranged; the product is their number.
+    pub topology: Topology,
     /// The guest sees vmx or svm where KVM offers it.
     pub nested: bool,
     /// Local APIC timers have the TSC deadline mode.
     pub tsc_deadline: bool,
-    /// Each vCPU has a CPU of its own.
-    pub pinned: bool,
+    /// The guest is told that its vCPUs are never preempted, and looks for work itself before it halts.
+    pub polls: bool,
 }
 
 /// A list no KVM takes.
@@ -39,7 +43,7 @@ pub struct TooMany(usize);
 #[derive(Debug, Clone)]
 pub struct Template {
     entries: Vec<kvm_cpuid_entry2>,
-    cpus: u8,
+    topology: Topology,
 }
 
 impl Template {
@@ -50,11 +54,11 @@ impl Template {
         for entry in &mut entries {
             adapt(entry, wanted);
         }
-        entries.extend(extended_topology(wanted.cpus));
+        entries.extend(extended_topology(wanted.topology));
         cut(&mut entries, 0);
         cut(&mut entries, 0x8000_0000);
         entries.sort_by_key(|e| (e.function, e.index));
-        Self { entries, cpus: wanted.cpus }
+        Self { entries, topology: wanted.topology }
     }
 
     /// The same with the frequencies of the guest's timers, which are known only once there is a vCPU. For guests that
@@ -77,15 +81,16 @@ impl Template {
     /// It is longer than KVM takes.
     pub fn of(&self, index: u8) -> Result<CpuId, TooMany> {
         let mut entries = self.entries.clone();
-        let id = u32::from(index);
+        let id = self.topology.apic_id(index);
+        let threads = self.topology.threads;
         for entry in &mut entries {
             match entry.function {
                 1 => entry.ebx = entry.ebx & 0x00ff_ffff | id << 24,
                 0xb => entry.edx = id,
                 0x8000_001e => {
                     entry.eax = id;
-                    // Core id, one thread per core; node 0 of one.
-                    entry.ebx = id & 0xff;
+                    // Core id and threads of a core, minus one (AMD APM volume 3, E.4.17); node 0 of one.
+                    entry.ebx = (id >> id_bits(threads.into())) & 0xff | (u32::from(threads) - 1) << 8;
                     entry.ecx = 0;
                 }
                 _ => {}
@@ -114,12 +119,6 @@ impl Template {
         self.has_vmx() || self.find(0x8000_0001).is_some_and(|e| e.ecx & SVM != 0)
     }
 
-    /// vCPUs it was made for.
-    #[must_use]
-    pub fn cpus(&self) -> u8 {
-        self.cpus
-    }
-
     fn find(&self, function: u32) -> Option<&kvm_cpuid_entry2> {
         self.entries.iter().find(|e| e.function == function)
     }
@@ -132,7 +131,13 @@ mod ecx1 {
     pub(super) const TSC_DEADLINE: u32 = 1 << 24;
     pub(super) const HYPERVISOR: u32 = 1 << 31;
 }
-const HTT: u32 = 1 << 28;
+mod edx1 {
+    /// Memory type range registers: a kernel reads 33 of them twice and writes them back with caches off, to find all
+    /// of RAM write-back. Without them memory has the types of its pages, which is the same here: nothing of the guest
+    /// is device memory of this host.
+    pub(super) const MTRR: u32 = 1 << 12;
+    pub(super) const HTT: u32 = 1 << 28;
+}
 /// CPUID 0x80000001 ECX.
 const SVM: u32 = 1 << 2;
 /// CPUID 0x80000001 ECX: core, northbridge and last-level-cache performance counters.
@@ -152,11 +157,11 @@ fn keep(entry: &kvm_cpuid_entry2, wanted: Wanted) -> bool {
 }
 
 fn adapt(entry: &mut kvm_cpuid_entry2, wanted: Wanted) {
-    let cpus = u32::from(wanted.cpus);
-    let shift = id_bits(wanted.cpus);
+    let Topology { cores, threads, .. } = wanted.topology;
+    let in_socket = u32::from(cores) * u32::from(threads);
     match entry.function {
         1 => {
-            entry.ebx = entry.ebx & 0xff00_ffff | cpus << 16;
+            entry.ebx = entry.ebx & 0xff00_ffff | in_socket.min(255) << 16;
             entry.ecx = entry.ecx & !(ecx1::PDCM | ecx1::TSC_DEADLINE) | ecx1::HYPERVISOR;
             if wanted.tsc_deadline {
                 entry.ecx |= ecx1::TSC_DEADLINE;
@@ -164,21 +169,27 @@ fn adapt(entry: &mut kvm_cpuid_entry2, wanted: Wanted) {
             if !wanted.nested {
                 entry.ecx &= !ecx1::VMX;
             }
-            entry.edx = if cpus > 1 { entry.edx | HTT } else { entry.edx & !HTT };
+            entry.edx &= !(edx1::MTRR | edx1::HTT);
+            if in_socket > 1 {
+                entry.edx |= edx1::HTT;
+            }
         }
-        4 => entry.eax = shared_by(entry.eax, wanted.cpus) & 0x03ff_ffff | (cpus.min(64) - 1) << 26,
+        4 => {
+            let cores = u32::from(cores).min(64);
+            entry.eax = shared_by(entry.eax, wanted.topology) & 0x03ff_ffff | (cores - 1) << 26;
+        }
         // Architectural performance monitoring: none.
         0xa => clear(entry),
         HYPERVISOR => entry.eax = KVM_FEATURES,
-        KVM_FEATURES => entry.edx = if wanted.pinned { HINT_REALTIME } else { 0 },
+        KVM_FEATURES => entry.edx = if wanted.polls { HINT_REALTIME } else { 0 },
         0x8000_0001 => {
             entry.ecx &= !AMD_COUNTERS;
             if !wanted.nested {
                 entry.ecx &= !SVM;
             }
         }
-        0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | shift << 12 | (cpus - 1),
-        0x8000_001d => entry.eax = shared_by(entry.eax, wanted.cpus),
+        0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | socket_bits(wanted.topology) << 12 | (in_socket - 1),
+        0x8000_001d => entry.eax = shared_by(entry.eax, wanted.topology),
         _ => {}
     }
 }
@@ -187,25 +198,34 @@ fn clear(entry: &mut kvm_cpuid_entry2) {
     (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
 }
 
-/// Bits that hold the APIC ids of `cpus` vCPUs.
-fn id_bits(cpus: u8) -> u32 {
-    u32::from(cpus).next_power_of_two().trailing_zeros()
+/// Bits that hold `count` numbers.
+fn id_bits(count: u32) -> u32 {
+    count.next_power_of_two().trailing_zeros()
+}
+
+/// Bits of an APIC id below the socket's.
+fn socket_bits(topology: Topology) -> u32 {
+    id_bits(topology.cores.into()) + id_bits(topology.threads.into())
 }
 
 /// Leaf 4 and 0x8000001D, EAX: bits 7:5 the cache's level, bits 25:14 how many threads share it, minus one.
-/// Levels 1 and 2 belong to a core, level 3 to all.
-fn shared_by(eax: u32, cpus: u8) -> u32 {
+/// Levels 1 and 2 belong to a core, level 3 to a socket.
+fn shared_by(eax: u32, topology: Topology) -> u32 {
     let level = eax >> 5 & 7;
-    let sharing = if level >= 3 { (1_u32 << id_bits(cpus)) - 1 } else { 0 };
+    let bits = if level >= 3 { socket_bits(topology) } else { id_bits(topology.threads.into()) };
+    let sharing = (1_u32 << bits) - 1;
     if eax & 0x1f == 0 { eax } else { eax & !(0xfff << 14) | sharing << 14 }
 }
 
 /// Leaf 0xB: level 0 threads of a core, level 1 cores of the package, level 2 the end.
-fn extended_topology(cpus: u8) -> impl Iterator<Item = kvm_cpuid_entry2> {
-    let (threads, cores) = (1, 2);
-    let levels = [(threads << 8, 0, 1), (cores << 8, id_bits(cpus), u32::from(cpus)), (0, 0, 0)]
-        .into_iter()
-        .enumerate();
+fn extended_topology(topology: Topology) -> impl Iterator<Item = kvm_cpuid_entry2> {
+    let (thread, core) = (1, 2);
+    let threads = u32::from(topology.threads);
+    let in_socket = threads * u32::from(topology.cores);
+    let levels =
+        [(thread << 8, id_bits(threads), threads), (core << 8, socket_bits(topology), in_socket), (0, 0, 0)]
+            .into_iter()
+            .enumerate();
     levels.map(|(index, (kind, eax, ebx))| {
         let index = index as u32;
         kvm_cpuid_entry2 {

@@ -7,8 +7,9 @@ fn entry(function: u32, index: u32, regs: [u32; 4]) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, ..Default::default() }
 }
 
-fn wanted(cpus: u8) -> Wanted {
-    Wanted { cpus, nested: true, tsc_deadline: true, pinned: false }
+fn wanted(cores: u8) -> Wanted {
+    let topology = Topology { sockets: 1, cores, threads: 1 };
+    Wanted { topology, nested: true, tsc_deadline: true, polls: false }
 }
 
 fn amd() -> Vec<kvm_cpuid_entry2> {
@@ -67,7 +68,7 @@ fn ids_and_counts_are_the_machines_own() {
         let id = u32::from(id);
         let one = get(&list, 1, 0);
         assert_eq!(one[1], id << 24 | 6 << 16 | 0x0800);
-        assert_ne!(one[3] & HTT, 0);
+        assert_ne!(one[3] & edx1::HTT, 0);
         assert_eq!(get(&list, 0xb, 0), [0, 1, 0x100, id]);
         assert_eq!(get(&list, 0xb, 1), [3, 6, 0x201, id]);
         assert_eq!(get(&list, 0xb, 2), [0, 0, 2, id]);
@@ -79,9 +80,26 @@ fn ids_and_counts_are_the_machines_own() {
         assert_eq!(get(&list, 0x8000_001d, 3)[0] >> 14 & 0xfff, 7);
     }
     let single = Template::new(&amd(), wanted(1)).of(0).unwrap();
-    assert_eq!(get(&single, 1, 0)[3] & HTT, 0);
+    assert_eq!(get(&single, 1, 0)[3] & edx1::HTT, 0);
     assert_eq!(get(&single, 0xb, 1), [0, 1, 0x201, 0]);
     assert!(Template::new(&amd(), wanted(255)).of(254).is_ok());
+}
+
+#[test]
+fn sockets_and_threads_have_fields_of_their_own() {
+    let topology = Topology { sockets: 2, cores: 3, threads: 2 };
+    let template = Template::new(&amd(), Wanted { topology, ..wanted(1) });
+    let list = template.of(11).unwrap();
+    // Socket 1, core 2, thread 1: one bit for threads, two for cores.
+    let id = 0b1101;
+    assert_eq!(get(&list, 1, 0)[1], id << 24 | 6 << 16 | 0x0800);
+    assert_eq!(get(&list, 0xb, 0), [1, 2, 0x100, id]);
+    assert_eq!(get(&list, 0xb, 1), [3, 6, 0x201, id]);
+    assert_eq!(get(&list, 0x8000_0008, 0)[2], 0x3005);
+    assert_eq!(get(&list, 0x8000_001e, 0), [id, 0x106, 0, 0]);
+    // Level 1 belongs to the two threads of a core, level 3 to the eight places of a socket.
+    assert_eq!(get(&list, 0x8000_001d, 0)[0] >> 14 & 0xfff, 1);
+    assert_eq!(get(&list, 0x8000_001d, 3)[0] >> 14 & 0xfff, 7);
 }
 
 #[test]
@@ -115,6 +133,7 @@ fn timers_and_hints_follow_the_machine() {
     let list = Template::new(&amd(), wanted(1)).with_timing(2_400_000).of(0).unwrap();
     assert_ne!(get(&list, 1, 0)[2] & ecx1::TSC_DEADLINE, 0);
     assert_ne!(get(&list, 1, 0)[2] & ecx1::HYPERVISOR, 0);
+    assert_eq!(get(&list, 1, 0)[3] & edx1::MTRR, 0);
     assert_eq!(get(&list, 1, 0)[2] & ecx1::PDCM, 0);
     assert_eq!(get(&list, HYPERVISOR, 0)[0], TIMING);
     assert_eq!(get(&list, TIMING, 0), [2_400_000, 1_000_000, 0, 0]);
@@ -122,7 +141,7 @@ fn timers_and_hints_follow_the_machine() {
     assert_eq!(get(&list, 0xa, 0), [0; 4]);
     assert_eq!(get(&list, 0x8000_0001, 0)[2] & AMD_COUNTERS, 0);
 
-    let machine = Wanted { tsc_deadline: false, pinned: true, ..wanted(1) };
+    let machine = Wanted { tsc_deadline: false, polls: true, ..wanted(1) };
     let list = Template::new(&amd(), machine).of(0).unwrap();
     assert_eq!(get(&list, 1, 0)[2] & ecx1::TSC_DEADLINE, 0);
     assert_eq!(get(&list, HYPERVISOR, 0)[0], KVM_FEATURES);

@@ -5,7 +5,9 @@
 
 use std::io;
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_HLT,
+};
 use kvm_ioctls::{Cap, Kvm};
 
 /// Why this host cannot run a machine.
@@ -48,6 +50,12 @@ pub enum HostError {
         /// KVM_CAP_MAX_VCPUS.
         most: usize,
     },
+    /// The guest is to halt without an exit.
+    #[error(
+        "vcpu.halt = \"guest\": this host's KVM does not let a guest halt without an exit (KVM_CAP_X86_DISABLE_EXITS); \
+         take halt = \"poll\" or \"host\""
+    )]
+    OwnHalt,
     /// KVM does not say what it supports.
     #[error("KVM does not say which processor features it supports")]
     Cpuid(#[source] io::Error),
@@ -112,6 +120,16 @@ impl Host {
     /// Neither vmx nor svm.
     pub fn require_hardware(&self) -> Result<(), HostError> {
         if hardware() { Ok(()) } else { Err(HostError::NoHardware) }
+    }
+
+    /// Checks that HLT need not be an exit.
+    ///
+    /// # Errors
+    /// It has to.
+    pub fn require_own_halt(&self) -> Result<(), HostError> {
+        let exits = self.kvm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+        let hlt = i32::try_from(KVM_X86_DISABLE_EXITS_HLT).unwrap_or(0);
+        if exits & hlt != 0 { Ok(()) } else { Err(HostError::OwnHalt) }
     }
 
     /// Checks that `wanted` vCPUs are possible.

@@ -9,14 +9,14 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_DISABLE_EXITS, KVM_MEM_READONLY,
+    KVM_PMU_CAP_DISABLE, KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use strata_virtio::memory::Memory;
 
 use super::host::Host;
-use crate::pci::{SHADOW_SIZE, Shadow};
+use crate::pci::{SHADOW_SIZE, SPARE_PAGE, Shadow};
 use crate::x86::layout;
 
 /// Why a VM could not be made.
@@ -83,18 +83,33 @@ impl Vm {
         Ok(vm)
     }
 
+    /// Has HLT leave the guest no more: a vCPU that halts keeps its CPU. Before the first vCPU.
+    ///
+    /// # Errors
+    /// KVM refused.
+    pub fn let_halt(&self) -> Result<(), VmError> {
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_X86_DISABLE_EXITS,
+            args: [KVM_X86_DISABLE_EXITS_HLT.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        self.fd.enable_cap(&cap).map_err(refused("to let the guest halt without an exit"))
+    }
+
     /// The VM's descriptor, for interrupts and doorbells.
     #[must_use]
     pub fn fd(&self) -> &Arc<VmFd> {
         &self.fd
     }
 
-    /// Maps `shadow` at `gpa`: reads go there, writes leave the guest as MMIO.
+    /// Maps `shadow` at `gpa`, and its spare page also at `page_gpa`: reads go there, writes leave the guest as MMIO.
     ///
     /// # Errors
     /// KVM refused.
-    pub fn add_shadow(&mut self, gpa: u64, shadow: Arc<Shadow>) -> Result<(), VmError> {
+    pub fn add_shadow(&mut self, gpa: u64, page_gpa: u64, shadow: Arc<Shadow>) -> Result<(), VmError> {
         self.add_slot(gpa, SHADOW_SIZE as u64, shadow.host_address(), KVM_MEM_READONLY)?;
+        let page = shadow.host_address() + SPARE_PAGE as u64;
+        self.add_slot(page_gpa, (SHADOW_SIZE - SPARE_PAGE) as u64, page, KVM_MEM_READONLY)?;
         self.shadow = Some(shadow);
         Ok(())
     }
@@ -113,12 +128,12 @@ impl Vm {
         Ok(())
     }
 
-    /// Makes vCPU `index`.
+    /// Makes the vCPU whose APIC id is `id`.
     ///
     /// # Errors
     /// KVM refused.
-    pub fn vcpu(&self, index: u32) -> Result<VcpuFd, VmError> {
-        self.fd.create_vcpu(index.into()).map_err(refused("a vCPU"))
+    pub fn vcpu(&self, id: u32) -> Result<VcpuFd, VmError> {
+        self.fd.create_vcpu(id.into()).map_err(refused("a vCPU"))
     }
 }
 

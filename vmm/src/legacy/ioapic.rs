@@ -4,6 +4,8 @@
 //! and an emulated instruction: measured, 490 exits of about 2,000. Ours has two, edge-triggered, for the power
 //! button and the UART, and sends their interrupts as messages (KVM_SIGNAL_MSI).
 //!
+//! Its registers also stand in a page that the guest reads without an exit ([`Page`]); only writes come here.
+//!
 //! Called by the memory bus (the guest's accesses) and by whoever has a pin. Refuses nothing: reserved fields stay
 //! zero, registers that are not there read as zero. Registers: Intel 82093AA data sheet, section 3. Level-triggered
 //! entries are delivered as edges; the tables tell the guest that both pins are edges.
@@ -15,6 +17,7 @@ use kvm_ioctls::VmFd;
 use strata_virtio::limit::Throttle;
 
 use crate::bus::BusDevice;
+use crate::pci::Shadow;
 
 /// Bytes of registers.
 pub const SIZE: u64 = 0x1000;
@@ -50,6 +53,9 @@ impl Messages for Arc<VmFd> {
     }
 }
 
+/// The page of a shadow where the registers stand.
+pub type Page = (Arc<Shadow>, usize);
+
 struct Pin {
     entry: u64,
     // An edge that came while the pin was masked: the button must not be lost because the kernel is not ready.
@@ -61,11 +67,16 @@ struct Pin {
 pub struct Interrupts(Arc<Mutex<IoApic>>);
 
 impl Interrupts {
-    /// A chip of `pins` pins, all masked.
+    /// A chip of `pins` pins, all masked, that stands in `page`.
     #[must_use]
-    pub fn new(messages: Box<dyn Messages>, pins: u32) -> Self {
+    pub fn new(messages: Box<dyn Messages>, pins: u32, page: Option<Page>) -> Self {
         let pins = (0..pins).map(|_| Pin { entry: MASKED, pending: false }).collect();
-        Self(Arc::new(Mutex::new(IoApic { messages, id: 0, select: 0, pins })))
+        if let Some((shadow, at)) = &page {
+            shadow.fill(*at, SIZE as usize, 0);
+        }
+        let chip = IoApic { messages, id: 0, select: 0, pins, page };
+        chip.show();
+        Self(Arc::new(Mutex::new(chip)))
     }
 
     /// An edge on `pin`.
@@ -85,6 +96,7 @@ struct IoApic {
     id: u32,
     select: u8,
     pins: Vec<Pin>,
+    page: Option<Page>,
 }
 
 impl IoApic {
@@ -99,6 +111,14 @@ impl IoApic {
             && UNDELIVERED.allow()
         {
             tracing::warn!(pin = index, %error, "an interrupt could not be delivered");
+        }
+    }
+
+    /// Both registers as they read now. No entry changes by itself: deliveries are not pending, and none is level-triggered.
+    fn show(&self) {
+        if let Some((shadow, at)) = &self.page {
+            shadow.write(*at + SELECT as usize, &u32::from(self.select).to_le_bytes());
+            shadow.write(*at + WINDOW as usize, &self.read_register().to_le_bytes());
         }
     }
 
@@ -166,6 +186,7 @@ impl BusDevice for Interrupts {
             WINDOW => chip.write_register(value),
             _ => {}
         }
+        chip.show();
     }
 }
 

@@ -13,7 +13,7 @@ impl Messages for Recorder {
 
 fn chip() -> (Interrupts, Sent) {
     let sent = Sent::default();
-    (Interrupts::new(Box::new(Recorder(Arc::clone(&sent))), 2), sent)
+    (Interrupts::new(Box::new(Recorder(Arc::clone(&sent))), 2, None), sent)
 }
 
 fn read(chip: &mut Interrupts, register: u8) -> u32 {
@@ -73,4 +73,30 @@ fn an_edge_on_a_masked_pin_waits_for_the_unmask_and_comes_once() {
     assert_eq!(*sent.lock().unwrap(), [(0xfee0_0000, 0x4020)]);
     write(&mut chip, 0x10, 0x20);
     assert_eq!(sent.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_guest_reads_from_the_page_what_it_would_read_from_the_chip() {
+    let shadow = Arc::new(Shadow::anonymous().unwrap());
+    let at = crate::pci::SPARE_PAGE;
+    let (_, sent) = chip();
+    let chip = Interrupts::new(Box::new(Recorder(sent)), 2, Some((Arc::clone(&shadow), at)));
+    let mut device = chip.device();
+    let both = |device: &mut Box<dyn BusDevice>, offset: u64| {
+        let (mut page, mut own) = ([0; 4], [0; 4]);
+        shadow.read(at + offset as usize, &mut page);
+        device.read(offset, &mut own);
+        (u32::from_le_bytes(page), u32::from_le_bytes(own))
+    };
+    for (select, value) in
+        [(0_u32, 0x0300_0000_u32), (1, 7), (0x10, 0x41), (0x11, 0x0500_0000), (0x12, 0), (0xff, 1)]
+    {
+        device.write(SELECT, &select.to_le_bytes());
+        assert_eq!(both(&mut device, SELECT), (select, select));
+        let (page, own) = both(&mut device, WINDOW);
+        assert_eq!(page, own, "register {select:#x}");
+        device.write(WINDOW, &value.to_le_bytes());
+        let (page, own) = both(&mut device, WINDOW);
+        assert_eq!(page, own, "register {select:#x} after a write");
+    }
 }

@@ -15,7 +15,7 @@ impl Messages for Count {
 /// An IOAPIC whose UART pin is open, and how often it fired.
 fn interrupts() -> (Interrupts, Arc<Mutex<usize>>) {
     let count: Arc<Mutex<usize>> = Arc::default();
-    let interrupts = Interrupts::new(Box::new(Count(Arc::clone(&count))), UART_PIN + 1);
+    let interrupts = Interrupts::new(Box::new(Count(Arc::clone(&count))), UART_PIN + 1, None);
     let mut chip = interrupts.device();
     chip.write(0, &[0x10 + 2 * UART_PIN as u8]);
     chip.write(0x10, &[0x30, 0, 0, 0]);

@@ -7,6 +7,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use strata_config::Halt;
 
 use super::parts::Parts;
 use super::shared::Meters;
@@ -24,7 +27,7 @@ use crate::legacy::panic::Panic;
 use crate::legacy::power::{self, Power};
 use crate::legacy::uart::{self, Line};
 use crate::memory::Ram;
-use crate::pci::{Pci, PciDevice, PciWindows, Shadow};
+use crate::pci::{Pci, PciDevice, PciWindows, SPARE_PAGE, Shadow};
 use crate::x86::{acpi, layout};
 
 /// How long vCPUs get to leave the guest and whatever device they are in.
@@ -77,15 +80,19 @@ impl Board {
     /// Builds it all, loads the kernel, and has the vCPUs wait at the gate.
     pub(super) fn build(keep: &Keep<'_>, devices: Vec<PciDevice>) -> Result<(Self, Meters), MachineError> {
         let Keep { parts, ram, shadow, serial, events } = keep;
-        let cpus = parts.machine.cpus;
+        let (cpus, topology) = (parts.machine.cpus, parts.machine.vcpu.topology);
         let mut vm = Vm::new(&parts.host, Arc::clone(&ram.memory))?;
-        vm.add_shadow(layout::SHADOW.start, Arc::clone(shadow))?;
+        if parts.machine.vcpu.halt == Halt::Guest {
+            vm.let_halt()?;
+        }
+        vm.add_shadow(layout::SHADOW.start, layout::IOAPIC.into(), Arc::clone(shadow))?;
         let gate = Arc::new(Gate::new(cpus.into()));
-        let interrupts =
-            Interrupts::new(Box::new(Arc::clone(vm.fd())), layout::ioapic_pins(serial.is_some()));
         let wiring = Arc::new(MsiRoutes::new(Arc::clone(vm.fd()), Irqchip::Split));
         let windows = PciWindows { ecam_base: layout::ECAM, mmio32: layout::PCI32 };
         let pci = Arc::new(Pci::new(wiring, &windows, &ram.memory, Arc::clone(shadow), devices)?);
+        // After the bus, which fills all of the shadow.
+        let (pins, page) = (layout::ioapic_pins(serial.is_some()), (Arc::clone(shadow), SPARE_PAGE));
+        let interrupts = Interrupts::new(Box::new(Arc::clone(vm.fd())), pins, Some(page));
 
         let mut spaces = Spaces::default();
         spaces.ports.attach(
@@ -106,7 +113,7 @@ impl Board {
         }
 
         let facts = acpi::Facts {
-            cpus,
+            apic_ids: (0..cpus).map(|index| topology.apic_id(index) as u8).collect(),
             serial: serial.is_some(),
             windows: vec![windows.mmio32.clone(), windows.registers()],
         };
@@ -117,7 +124,7 @@ impl Board {
         let mut vcpus = Vec::new();
         let mut meters = Meters { vm: open_stats(&**vm.fd()), vcpus: Vec::new() };
         for index in 0..cpus {
-            let fd = vm.vcpu(index.into())?;
+            let fd = vm.vcpu(topology.apic_id(index))?;
             let cpuid = cpuid.get_or_insert_with(|| match fd.get_tsc_khz() {
                 Ok(khz) if khz > 0 => parts.cpuid.with_timing(khz),
                 _ => parts.cpuid.clone(),
@@ -133,7 +140,8 @@ impl Board {
         let mut board = Self { gate, threads: Vec::new(), interrupts, pci, _vm: vm };
         let spaces = Arc::new(spaces);
         for (index, fd, exits) in vcpus {
-            let thread = board.spawn(index, fd, exits, Arc::clone(&spaces), (*events).clone());
+            let cpu = parts.machine.vcpu.pin.get(usize::from(index)).copied();
+            let thread = board.spawn((index, cpu), fd, exits, Arc::clone(&spaces), (*events).clone());
             match thread {
                 Ok(thread) => board.threads.push(thread),
                 Err(source) => {
@@ -149,7 +157,7 @@ impl Board {
 
     fn spawn(
         &self,
-        index: u8,
+        (index, cpu): (u8, Option<usize>),
         mut fd: VcpuFd,
         exits: Arc<Exits>,
         spaces: Arc<Spaces>,
@@ -157,7 +165,15 @@ impl Board {
     ) -> std::io::Result<JoinHandle<()>> {
         let gate = Arc::clone(&self.gate);
         thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
-            match run::run(&mut fd, &spaces, &gate, &exits) {
+            let pinned = cpu.map_or(Ok(()), pin);
+            let end = match pinned {
+                Ok(()) => run::run(&mut fd, &spaces, &gate, &exits),
+                Err(why) => {
+                    gate.leave();
+                    run::End::Failed(why)
+                }
+            };
+            match end {
                 run::End::SentHome => {}
                 end => {
                     let _ = events.send(Event::VcpuEnded { index, end });
@@ -217,18 +233,29 @@ impl Board {
     }
 }
 
+/// Keeps this thread on one CPU of the host.
+fn pin(cpu: usize) -> Result<(), String> {
+    let mut set = CpuSet::new();
+    let pinned = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    pinned.map_err(|errno| {
+        format!("it cannot stay on CPU {cpu}: {errno}; vcpu.pin takes CPUs that are online and in this machine's cgroup")
+    })
+}
+
 fn open_stats(of: &impl std::os::fd::AsRawFd) -> Option<Stats> {
     Stats::open(of).inspect_err(|error| tracing::debug!(%error, "no KVM statistics")).ok()
 }
 
-/// Has KVM map what is in memory already, or all of it where the machine file wants that.
+/// Has KVM map what the kernel touches first, or all of memory where the machine file wants that.
 fn pre_fault(vcpu: &VcpuFd, keep: &Keep<'_>) {
     let Keep { parts, ram, .. } = keep;
-    let ranges = if parts.machine.memory.prefault {
+    let mut ranges = if parts.machine.memory.prefault {
         ram.memory.regions().map(|region| (region.gpa(), region.size())).collect()
     } else {
-        parts.payload.loaded(ram.size)
+        parts.payload.touched(ram.size)
     };
+    ranges.push((layout::SHADOW.start, layout::SHADOW.end - layout::SHADOW.start));
+    ranges.push((layout::IOAPIC.into(), ioapic::SIZE));
     for (gpa, size) in ranges {
         if let Err(error) = vm::pre_fault(vcpu, gpa, size) {
             if parts.machine.memory.prefault {

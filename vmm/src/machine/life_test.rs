@@ -46,7 +46,8 @@ fn machine(code: &[u8], extra: &str) -> Option<Life> {
     let path = image.path().display();
     let machine: Machine =
         format!("kernel = \"{path}\"\nconsole = \"off\"\nmemory = \"32M\"\n{extra}").parse().unwrap();
-    let wanted = Wanted { cpus: machine.cpus, nested: true, tsc_deadline: host.tsc_deadline, pinned: false };
+    let topology = machine.vcpu.topology;
+    let wanted = Wanted { topology, nested: true, tsc_deadline: host.tsc_deadline, polls: false };
     let cpuid = Template::new(host.supported.as_slice(), wanted);
     let payload = Payload {
         kernel: Kernel::open(image.path()).unwrap(),

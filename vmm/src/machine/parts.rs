@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use strata_config::{Console, Machine};
+use strata_config::{Console, Halt, Machine};
 use strata_sandbox::Notify;
 
 use super::endpoint::Endpoint;
@@ -56,13 +56,16 @@ impl Parts {
         payload.place(machine.memory.size)?;
 
         host.require_vcpus(machine.cpus.into())?;
+        if machine.vcpu.halt == Halt::Guest {
+            host.require_own_halt()?;
+        }
         let cpuid = Template::new(
             host.supported.as_slice(),
             Wanted {
-                cpus: machine.cpus,
+                topology: machine.vcpu.topology,
                 nested: machine.vcpu.nested,
                 tsc_deadline: host.tsc_deadline,
-                pinned: false,
+                polls: machine.vcpu.halt == Halt::Poll,
             },
         );
         if machine.vcpu.nested && !cpuid.is_nested() {

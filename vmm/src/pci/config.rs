@@ -78,6 +78,9 @@ impl ConfigSpace {
         let command =
             COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_PARITY | COMMAND_SERR | COMMAND_INTX_DISABLE;
         space.allow(COMMAND, &command.to_le_bytes());
+        // As firmware hands over a device it has used: a kernel then writes neither bit again. Memory stays off, or
+        // sizing the BARs would switch it off and on.
+        space.put16(COMMAND, COMMAND_BUS_MASTER | COMMAND_INTX_DISABLE);
         space.allow(CACHE_LINE, &[0xff]);
         // Linux rewrites a latency below 16, at the cost of an exit.
         space.put(LATENCY, &[0x40]);

@@ -8,7 +8,7 @@ fn only_writable_bits_change() {
         space.write(at, &[0xff]);
         space.write(at, &[0]);
     }
-    let writable = [COMMAND, CACHE_LINE, LATENCY, INTERRUPT_LINE];
+    let writable = [COMMAND, COMMAND + 1, CACHE_LINE, LATENCY, INTERRUPT_LINE];
     for (at, (old, new)) in before.iter().zip(space.regs()).enumerate() {
         if !writable.contains(&at) {
             assert_eq!(old, new, "register {at:#x}");

@@ -39,7 +39,7 @@ use function::{Function, Place};
 use layout::{BAR_SIZE, DOORBELLS, REGISTERS};
 use notify::Event;
 pub use notify::Notifier;
-pub use shadow::{SHADOW_SIZE, Shadow};
+pub use shadow::{SHADOW_SIZE, SPARE_PAGE, Shadow};
 pub(crate) use transport::causes;
 use wiring::Wiring;
 
@@ -65,7 +65,8 @@ impl PciWindows {
     /// `mmio32`.
     #[must_use]
     pub fn registers(&self) -> Range<u64> {
-        self.ecam_base + ECAM_SIZE..self.ecam_base + SHADOW_SIZE as u64
+        // The last place for a BAR is left out: its page belongs to another device.
+        self.ecam_base + ECAM_SIZE..self.ecam_base + (SHADOW_SIZE - BAR_SIZE as usize) as u64
     }
 }
 

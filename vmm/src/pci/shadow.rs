@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Bytes of a shadow.
 pub const SHADOW_SIZE: usize = 2 << 20;
+/// Its last page, where no function's registers are: for another device whose registers are only read.
+pub const SPARE_PAGE: usize = SHADOW_SIZE - 0x1000;
 
 /// The mapping. Writers hold the lock of the function whose part they write.
 #[derive(Debug)]
@@ -99,7 +101,7 @@ impl Shadow {
     }
 
     /// Copies `data` to `offset`; what would pass the end is dropped. Aligned 8-byte words change at once.
-    pub(super) fn write(&self, offset: usize, data: &[u8]) {
+    pub(crate) fn write(&self, offset: usize, data: &[u8]) {
         let data = data.get(..SHADOW_SIZE.saturating_sub(offset).min(data.len())).unwrap_or_default();
         let mut at = offset;
         let head = data.len().min(at.next_multiple_of(8) - at);
@@ -123,7 +125,7 @@ impl Shadow {
     }
 
     /// Fills `len` bytes from `offset`.
-    pub(super) fn fill(&self, offset: usize, len: usize, value: u8) {
+    pub(crate) fn fill(&self, offset: usize, len: usize, value: u8) {
         let end = offset.saturating_add(len).min(SHADOW_SIZE);
         if offset < end {
             // SAFETY: inside the mapping; the guest may read meanwhile, which is no access of this program.
@@ -132,7 +134,7 @@ impl Shadow {
     }
 
     /// Copies out from `offset`; past the end reads as all ones.
-    pub(super) fn read(&self, offset: usize, out: &mut [u8]) {
+    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
         for (at, byte) in (offset..).zip(out) {
             *byte = if at < SHADOW_SIZE {
                 // SAFETY: inside the mapping.

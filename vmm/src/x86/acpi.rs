@@ -32,8 +32,8 @@ const BOOT_ARCH: u16 = 1 << 2 | 1 << 4 | 1 << 5;
 /// What the tables describe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// vCPUs; their APIC ids are 0, 1, 2, ...
-    pub cpus: u8,
+    /// APIC ids of the vCPUs, ascending, the boot vCPU's first.
+    pub apic_ids: Vec<u8>,
     /// There is a UART at COM1.
     pub serial: bool,
     /// Where BARs can be; empty: there is no PCI bus. Below 4 GiB, page-aligned.
@@ -84,7 +84,7 @@ fn build(facts: &Facts, base: u64) -> Vec<u8> {
     let dsdt = add(&dsdt(facts));
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(add(&fadt(dsdt)));
-    xsdt.add_entry(add(&madt(facts.cpus)));
+    xsdt.add_entry(add(&madt(&facts.apic_ids)));
     if !facts.windows.is_empty() {
         let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
         mcfg.add_ecam(layout::ECAM, 0, 0, 0);
@@ -130,12 +130,12 @@ fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
     table.finalize()
 }
 
-fn madt(cpus: u8) -> MADT {
+fn madt(apic_ids: &[u8]) -> MADT {
     let address = LocalInterruptController::Address(layout::LAPIC);
     let mut table = MADT::new(OEM, OEM_TABLE, OEM_REVISION, address);
-    // At most 255 vCPUs, so ids end at 254 and none needs an x2APIC entry.
-    for id in 0..cpus {
-        table.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    // Ids end at 254, so none needs an x2APIC entry.
+    for (id, index) in apic_ids.iter().zip(0..) {
+        table.add_structure(ProcessorLocalApic::new(index, *id, EnabledStatus::Enabled));
     }
     table.add_structure(IoApic::new(0, layout::IOAPIC, layout::IOAPIC_GSI));
     table

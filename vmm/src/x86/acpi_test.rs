@@ -6,7 +6,7 @@ use super::*;
 
 fn facts() -> Facts {
     let registers = layout::ECAM + layout::ECAM_SIZE..layout::SHADOW.end;
-    Facts { cpus: 4, serial: true, windows: vec![layout::PCI32, registers] }
+    Facts { apic_ids: (0..4).collect(), serial: true, windows: vec![layout::PCI32, registers] }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -56,7 +56,7 @@ fn tables(facts: &Facts) -> BTreeMap<String, Vec<u8>> {
 fn every_table_is_reached_from_the_root_and_sums_to_zero() {
     let names: Vec<String> = tables(&facts()).into_keys().collect();
     assert_eq!(names, ["APIC", "DSDT", "FACP", "MCFG", "XSDT"]);
-    let without = tables(&Facts { cpus: 1, serial: false, windows: Vec::new() });
+    let without = tables(&Facts { apic_ids: vec![0], serial: false, windows: Vec::new() });
     assert!(!without.contains_key("MCFG"));
 }
 
@@ -78,7 +78,7 @@ fn the_fadt_says_what_is_absent_and_where_power_goes() {
 #[test]
 fn the_madt_has_every_vcpu_and_the_ioapic() {
     for cpus in [1, 4, 255] {
-        let madt = &tables(&Facts { cpus, ..facts() })["APIC"];
+        let madt = &tables(&Facts { apic_ids: (0..cpus).collect(), ..facts() })["APIC"];
         let (mut at, mut apics, mut ioapics) = (44, Vec::new(), 0);
         while at < madt.len() {
             match madt[at] {

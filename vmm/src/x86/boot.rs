@@ -13,6 +13,9 @@ use super::paging::{self, Mode};
 use crate::legacy::power;
 
 const PAGE: u64 = 4096;
+/// What a kernel puts there besides page descriptors, and the most of these that are worth mapping ahead.
+const FIRST_TABLES: u64 = 4 << 20;
+const MOST_DESCRIPTORS: u64 = 64 << 20;
 /// `KERNEL_BOOT_FLAG_MAGIC` and the loader type "undefined" (boot.rst, type_of_loader).
 const LOADER_UNDEFINED: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
@@ -91,14 +94,26 @@ impl Payload {
         }
     }
 
-    /// The ranges that [`Payload::load`] fills, as start and size, grown to whole pages.
+    /// The ranges that are touched before a kernel does anything of its own choice, as start and size in whole pages:
+    /// what [`Payload::load`] fills, where a packed kernel unpacks itself, and the top of free memory, where a Linux
+    /// puts its first tables and a descriptor of 64 bytes for each page.
     #[must_use]
-    pub fn loaded(&self, size: u64) -> Vec<(u64, u64)> {
-        let kernel = self.kernel.loaded();
-        let mut ranges = vec![(0, layout::HIMEM), (kernel.start, kernel.end - kernel.start)];
+    pub fn touched(&self, size: u64) -> Vec<(u64, u64)> {
+        let (low, high) = layout::split(size);
+        let kernel = self.kernel.span();
+        let kernel_end = kernel.end.min(low);
+        let mut ranges = vec![(0, layout::HIMEM), (kernel.start, kernel_end.saturating_sub(kernel.start))];
+        let mut free = kernel_end..low;
         if let (Ok(Some(at)), Some(initrd)) = (self.place(size), &self.initrd) {
             ranges.push((at, initrd.len()));
+            free.end = at;
         }
+        if high > 0 {
+            free = layout::HIGH_RAM..layout::HIGH_RAM + high;
+        }
+        let tables = (size / PAGE * 64).min(MOST_DESCRIPTORS) + FIRST_TABLES;
+        let start = free.end.saturating_sub(tables).max(free.start);
+        ranges.push((start, free.end.saturating_sub(start)));
         ranges
             .iter()
             .map(|(start, size)| (start - start % PAGE, (start % PAGE + size).next_multiple_of(PAGE)))

@@ -102,7 +102,17 @@ fn the_initrd_lies_as_high_as_it_may() {
     assert_eq!(payload.place(64 * MIB).unwrap(), Some(64 * MIB - 8192));
     // initrd_addr_max of the image, not the end of memory.
     assert_eq!(payload.place(6 << 30).unwrap(), Some((2 << 30) - 8192));
-    assert_eq!(payload.loaded(64 * MIB), [(0, MIB), (16 * MIB, 4096), (64 * MIB - 8192, 8192)]);
+}
+
+#[test]
+fn what_a_kernel_touches_first_is_known() {
+    let payload = payload(Some(&[1; 5000]));
+    let initrd = 64 * MIB - 8192;
+    let tables = (initrd - 5 * MIB, 5 * MIB);
+    assert_eq!(payload.touched(64 * MIB), [(0, MIB), (16 * MIB, 24 * MIB), (initrd, 8192), tables]);
+    // With memory above the hole for devices, the top is there: 64 MiB of descriptors at most are mapped ahead.
+    let last = payload.touched(12 << 30).pop().unwrap();
+    assert_eq!(last, ((13 << 30) - 68 * MIB, 68 * MIB));
 }
 
 #[test]

@@ -131,15 +131,6 @@ impl Kernel {
         }
     }
 
-    /// The part of [`Kernel::span`] that [`Kernel::load`] fills.
-    #[must_use]
-    pub fn loaded(&self) -> Range<u64> {
-        match &self.image {
-            Image::Bz(image) => image.loaded(),
-            Image::Elf(image) => image.span(),
-        }
-    }
-
     /// The highest address an initrd may end at, exclusive.
     #[must_use]
     pub fn initrd_limit(&self) -> u64 {
