@@ -1,26 +1,39 @@
-//! Exits of all guests on this host by reason, from KVM's tracepoint histogram (`kvm:kvm_exit`, `keys=exit_reason`).
+//! Exits of all guests on this host by reason, from KVM's tracepoint histograms (`kvm:kvm_exit`, `keys=exit_reason`;
+//! `kvm:kvm_userspace_exit` for those of them that KVM did not complete itself).
 //!
-//! Owns: the tracepoint's trigger while counting. Called by: the exit-budget cases and the demo. Reasons are SVM's
+//! Owns: the tracepoints' triggers while counting. Called by: the exit-budget cases and the demo. Reasons are SVM's
 //! (AMD APM vol. 2, appendix C) or VMX's (Intel SDM vol. 3, appendix C), as the host has it. Interrupts of the host
 //! itself are told apart: they measure time, not the guest.
+
+mod detail;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
-const TRIGGER: &str = "hist:keys=exit_reason:size=2048";
+pub use detail::Detail;
+
+/// (event, its trigger, its key). Signals end KVM_RUN with an error; they are the host's. 0x6e0 is the TSC deadline.
+const EVENTS: [(&str, &str, &str); 3] = [
+    ("kvm_exit", "hist:keys=exit_reason:size=2048", "exit_reason:"),
+    ("kvm_userspace_exit", "hist:keys=reason:size=256 if errno==0", "reason:"),
+    ("kvm_msr", "hist:keys=write:size=128 if ecx==0x6e0", "write:"),
+];
 
 /// A count that is running.
 pub struct Count {
-    event: PathBuf,
+    events: PathBuf,
 }
 
 /// Exits by reason.
 #[derive(Clone, Debug, Default)]
 pub struct Exits {
     by_code: BTreeMap<u64, u64>,
+    user: BTreeMap<u64, u64>,
+    timer: BTreeMap<u64, u64>,
     vmx: bool,
 }
 
@@ -28,39 +41,66 @@ impl Count {
     /// Starts counting from zero.
     ///
     /// # Errors
-    /// If the tracepoint is out of reach (needs root and tracefs).
+    /// If the tracepoints are out of reach (needs root and tracefs).
     pub fn start() -> anyhow::Result<Self> {
-        let roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-        let event = roots.iter().map(|root| PathBuf::from(root).join("events/kvm/kvm_exit"));
-        let event = event
-            .into_iter()
-            .find(|path| path.exists())
-            .context("no tracepoint kvm_exit (needs root, kvm loaded)")?;
-        let count = Self { event };
-        let _ = count.trigger(&format!("!{TRIGGER}"));
-        count.trigger(TRIGGER)?;
+        let count = Self { events: events()? };
+        count.stop();
+        for (event, trigger, _) in EVENTS {
+            count.trigger(event, trigger)?;
+        }
         Ok(count)
     }
 
     /// Exits since the start.
     ///
     /// # Errors
-    /// If the histogram cannot be read.
+    /// If the histograms cannot be read.
     pub fn so_far(&self) -> anyhow::Result<Exits> {
-        let text = fs::read_to_string(self.event.join("hist")).context("cannot read the exit histogram")?;
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let vmx = cpuinfo.lines().any(|line| line.starts_with("flags") && line.contains(" vmx"));
-        Ok(Exits { by_code: parse(&text), vmx })
+        let [by_code, user, timer] = EVENTS.map(|(event, _, key)| -> anyhow::Result<_> {
+            let path = self.events.join(event).join("hist");
+            let text = fs::read_to_string(path).context("cannot read the exit histogram")?;
+            Ok(parse(&text, key))
+        });
+        Ok(Exits { by_code: by_code?, user: user?, timer: timer?, vmx })
     }
 
-    fn trigger(&self, text: &str) -> anyhow::Result<()> {
-        fs::write(self.event.join("trigger"), text).context("cannot set the exit histogram")
+    fn trigger(&self, event: &str, text: &str) -> anyhow::Result<()> {
+        fs::write(self.events.join(event).join("trigger"), text).context("cannot set the exit histogram")
     }
+
+    fn stop(&self) {
+        for (event, trigger, _) in EVENTS {
+            let _ = self.trigger(event, &format!("!{trigger}"));
+        }
+    }
+}
+
+/// The folder of KVM's tracepoints.
+fn events() -> anyhow::Result<PathBuf> {
+    let roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+    let mut events = roots.iter().map(|root| PathBuf::from(root).join("events/kvm"));
+    events
+        .find(|path| path.join("kvm_exit").exists())
+        .context("no tracepoint kvm_exit (needs root, kvm loaded)")
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
-        let _ = self.trigger(&format!("!{TRIGGER}"));
+        self.stop();
+    }
+}
+
+impl Serialize for Exits {
+    /// `{"total", "user_space", "timer", "reasons": {NAME: COUNT}}`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(4))?;
+        map.serialize_entry("total", &self.total())?;
+        map.serialize_entry("user_space", &self.user_space())?;
+        map.serialize_entry("timer", &self.timer())?;
+        map.serialize_entry("reasons", &self.by_reason().into_iter().collect::<BTreeMap<_, _>>())?;
+        map.end()
     }
 }
 
@@ -76,11 +116,28 @@ impl Exits {
         codes.iter().filter_map(|code| self.by_code.get(code)).sum()
     }
 
+    /// Those that went on to a vmm's user space.
+    pub fn user_space(&self) -> u64 {
+        self.user.values().sum()
+    }
+
+    /// Writes of the timer's deadline (they are also among [`Exits::total`]): one for each tick of a busy guest, so in a
+    /// boot they measure time.
+    pub fn timer(&self) -> u64 {
+        self.timer.values().sum()
+    }
+
     /// What came after `earlier` was taken.
     pub fn since(&self, earlier: &Self) -> Self {
-        let before = |code| earlier.by_code.get(code).copied().unwrap_or(0);
-        let by_code = self.by_code.iter().map(|(code, count)| (*code, count.saturating_sub(before(code))));
-        Self { by_code: by_code.filter(|(_, count)| *count > 0).collect(), vmx: self.vmx }
+        let less = |now: &BTreeMap<u64, u64>, before: &BTreeMap<u64, u64>| {
+            let less = |(code, count): (&u64, &u64)| {
+                (*code, count.saturating_sub(before.get(code).copied().unwrap_or(0)))
+            };
+            now.iter().map(less).filter(|(_, count)| *count > 0).collect()
+        };
+        let (by_code, user) = (less(&self.by_code, &earlier.by_code), less(&self.user, &earlier.user));
+        let timer = less(&self.timer, &earlier.timer);
+        Self { by_code, user, timer, vmx: self.vmx }
     }
 
     /// (reason, count), most frequent first, host interrupts left out.
@@ -94,7 +151,8 @@ impl Exits {
     /// All in one line, for messages.
     pub fn line(&self) -> String {
         let rows = self.by_reason().into_iter().map(|(name, count)| format!("{name} {count}"));
-        format!("{} exits: {}", self.total(), rows.collect::<Vec<_>>().join(", "))
+        let rows = rows.collect::<Vec<_>>().join(", ");
+        format!("{} exits, {} of them the timer's: {rows}", self.total(), self.timer())
     }
 
     fn host_interrupt(&self) -> u64 {
@@ -109,9 +167,12 @@ impl Exits {
 }
 
 const SVM: &[(u64, &str)] = &[
+    (0x10, "CR0 write"),
+    (0x14, "CR4 write"),
     (0x4e, "page fault"),
     (0x61, "NMI"),
     (0x64, "interrupt window"),
+    (0x65, "CR0 selective write"),
     (0x72, "CPUID"),
     (0x76, "INVD"),
     (0x77, "PAUSE"),
@@ -144,9 +205,9 @@ const VMX: &[(u64, &str)] = &[
     (55, "XSETBV"),
 ];
 
-fn parse(hist: &str) -> BTreeMap<u64, u64> {
+fn parse(hist: &str, key: &str) -> BTreeMap<u64, u64> {
     let row = |line: &str| {
-        let key = line.split_once("exit_reason:")?.1.split('}').next()?.trim();
+        let key = line.split_once(key)?.1.split('}').next()?.trim();
         let count = line.split_once("hitcount:")?.1.split_whitespace().next()?;
         let code = match key.strip_prefix("0x") {
             Some(hex) => u64::from_str_radix(hex, 16).ok()?,
@@ -166,7 +227,7 @@ mod tests {
 
     #[test]
     fn host_interrupts_are_not_the_guests() {
-        let exits = Exits { by_code: parse(HIST), vmx: false };
+        let exits = Exits { by_code: parse(HIST, "exit_reason:"), ..Exits::default() };
         assert_eq!(exits.total(), 38);
         assert_eq!(exits.nested_page_faults(), 31);
         assert_eq!(exits.by_reason(), [("nested page fault".to_owned(), 31), ("HLT".to_owned(), 7)]);

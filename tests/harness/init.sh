@@ -2,7 +2,7 @@
 # Init of a test guest: the console, one line, the drivers, the case's script, power off.
 export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-for m in $(cat /mod/early); do insmod /mod/$m; done
+modprobe -qa @EARLY@
 say() { echo "guest: $*"; }
 # A console with control queues (QEMU's) comes a moment after its driver; with none at all the serial port serves.
 C=/dev/hvc0; n=0
@@ -11,7 +11,8 @@ while [ ! -c $C ] && [ $n -lt 200 ]; do usleep 10000; n=$((n+1)); done
 exec <$C >$C 2>&1
 stty -echo
 say init
-for m in $(cat /mod/drivers); do insmod /mod/$m; done
+# Options come from the kernel's command line, as virtio_blk.poll_queues=1.
+modprobe -qa @DRIVERS@
 say drivers
 . /case.sh
 say end

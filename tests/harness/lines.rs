@@ -96,6 +96,18 @@ impl Lines {
     /// # Errors
     /// As [`Lines::wait`].
     pub fn wait_within(&self, wanted: &str, limit: Duration) -> anyhow::Result<String> {
+        self.look_for(wanted, limit, true)
+    }
+
+    /// As [`Lines::wait`], and to the end of that line: no half of it is taken for the whole, nor twice.
+    ///
+    /// # Errors
+    /// As [`Lines::wait`].
+    pub fn wait_whole(&self, wanted: &str) -> anyhow::Result<String> {
+        self.look_for(wanted, limit(), false)
+    }
+
+    fn look_for(&self, wanted: &str, limit: Duration, prompts: bool) -> anyhow::Result<String> {
         let until = Instant::now() + limit;
         let mut cursor = self.cursor.lock().unwrap_or_else(|poison| poison.into_inner());
         let mut state = self.shared.lock();
@@ -106,7 +118,7 @@ impl Lines {
                 return Ok(line.clone());
             }
             // A prompt ends without a newline.
-            if state.partial.contains(wanted) {
+            if prompts && state.partial.contains(wanted) {
                 return Ok(state.partial.clone());
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -130,7 +142,7 @@ impl Lines {
     /// # Errors
     /// As [`Lines::wait`].
     pub fn value(&self, key: &str) -> anyhow::Result<String> {
-        let line = self.wait(&format!("{key} "))?;
+        let line = self.wait_whole(&format!("{key} "))?;
         let value = line.split_once(&format!("{key} ")).map(|(_, value)| value.trim().to_owned());
         Ok(value.unwrap_or_default())
     }

@@ -145,7 +145,7 @@ impl Running {
     /// If it does not come; with the ends of the console and of standard error.
     pub fn guest(&self, text: &str) -> anyhow::Result<String> {
         let wanted = format!("guest: {text}");
-        let line = self.process.output.wait(&wanted);
+        let line = self.process.output.wait_whole(&wanted);
         line.with_context(|| self.process.errors.tail(20)).map_err(flat)
     }
 

@@ -1,6 +1,9 @@
-//! `cargo xtask bench blk|net`: release builds of a backend and of the bench, then the bench with the words it is given.
+//! `cargo xtask bench blk|net|exits`: release builds of a backend and of the bench, then the bench with the words it is
+//! given; `exits` runs guests (`bench/exits.rs`).
 //!
 //! What is measured and how it is shown is the bench's (`tests/bench`); here is only which programs it gets.
+
+mod exits;
 
 use std::process::ExitCode;
 
@@ -11,7 +14,7 @@ use strata_rig::{Place, tool};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// `blk` or `net`
+    /// `blk`, `net` or `exits`
     what: String,
     /// For the bench: e.g. `--against qemu-storage-daemon`; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -23,10 +26,13 @@ pub(crate) struct Arguments {
 /// # Errors
 /// If there is no such bench, or something does not build.
 pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.what == "exits" {
+        return exits::run(place, &arguments.words);
+    }
     let (package, backend) = match arguments.what.as_str() {
         "blk" => ("strata-vhost-blk", "vhost-blk"),
         "net" => ("strata-vhost-net", "vhost-net"),
-        other => bail!("there is no bench {other:?}; there are blk and net"),
+        other => bail!("there is no bench {other:?}; there are blk, net and exits"),
     };
     step("release build of the bench and the backend", || {
         let mut cargo = tool::command("cargo");

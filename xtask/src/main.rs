@@ -39,7 +39,7 @@ enum Command {
     Test(test::Arguments),
     /// Formatting, lints, documentation, the workspace's shape
     Check,
-    /// Measure a backend beside others, without a guest
+    /// Measure: a backend beside others, without a guest; or the exits of guests
     Bench(bench::Arguments),
     /// Break things around running machines, and check that nothing is lost
     Faults(faults::Arguments),

@@ -1,9 +1,10 @@
 //! Benchmarks of the backends without a guest: a driver in this process, the backend in its own, a real
-//! vhost-user socket between them.
+//! vhost-user socket between them. And the exits of guests, counted by KVM.
 
 mod backend;
 mod blk;
 mod blk_driver;
+mod exits;
 mod frontend;
 mod net;
 mod net_backend;
@@ -29,11 +30,14 @@ enum What {
     /// Net backends: frames per second each way, request/response latency, kicks and calls per frame, processor
     /// time of the backend per frame
     Net(net::Options),
+    /// Exits of a guest by reason: boot, idle, disk and network loads (in the rig: cargo xtask bench exits)
+    Exits(exits::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Blk(options) => blk::run(&options),
         What::Net(options) => net::run(&options),
+        What::Exits(options) => exits::run(&options),
     }
 }

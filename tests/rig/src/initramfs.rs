@@ -30,7 +30,6 @@ pub fn with_busybox(modules: &[(&str, Vec<modules::Module>)]) -> anyhow::Result<
             archive.symlink(&format!("bin/{name}"), "busybox");
         }
     }
-    archive.symlink("sbin", "bin");
     for (list, modules) in modules {
         let mut order = String::new();
         for module in modules {
@@ -59,6 +58,7 @@ pub fn for_rig(place: &Place) -> anyhow::Result<()> {
     for dir in ["host", "rw"] {
         archive.directory(dir);
     }
+    archive.symlink("sbin", "bin");
     archive.file("init", 0o755, RIG_INIT.as_bytes());
     fs::write(&file, archive.finish()).with_context(|| format!("cannot write {}", file.display()))?;
     stamp::write(&file, &of)
