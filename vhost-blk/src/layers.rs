@@ -18,6 +18,7 @@
 //! format, an external data file, a chain of more than [`MAX_LAYERS`].
 
 mod deferred;
+mod gate;
 pub mod lane;
 mod mapper;
 mod node;
@@ -28,8 +29,7 @@ mod layers_test;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
@@ -37,6 +37,7 @@ use imago::{FormatAccess, Mapping};
 
 use crate::image::{Files, Format, Image, ImageError, ImageOptions};
 use deferred::Deferred;
+pub use gate::Gate;
 pub use mapper::{Mapper, Place};
 use node::Node;
 
@@ -110,10 +111,7 @@ impl Layers {
             granule: cluster.min(GRANULE),
             granule_bits: cluster.min(GRANULE).trailing_zeros(),
             versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
-            gate: Gate {
-                closed: AtomicUsize::new(0),
-                passing: (0..queues).map(|_| AtomicUsize::new(0)).collect(),
-            },
+            gate: Gate::new(queues),
         };
         Ok((Files::new(files), layers))
     }
@@ -248,58 +246,6 @@ fn cluster_size(image: &Image) -> std::io::Result<u64> {
             std::io::ErrorKind::InvalidData,
             "its header is not that of a qcow2 image",
         )),
-    }
-}
-
-/// Keeps requests that go straight to a file away from the moments in which imago gives clusters back: a write
-/// that is still under way to a cluster which by then belongs to something else, a table perhaps, would destroy
-/// it. Costs a queue a store and a load per request; closing it waits for the requests under way.
-#[derive(Debug)]
-pub struct Gate {
-    closed: AtomicUsize,
-    /// By queue: requests under way to a file. Only the queue's thread writes it.
-    passing: Box<[AtomicUsize]>,
-}
-
-impl Gate {
-    /// Counts one more, unless the gate is closed.
-    #[inline]
-    pub fn enter(&self, queue: u16) -> bool {
-        let Some(passing) = self.passing.get(usize::from(queue)) else { return false };
-        let now = passing.load(Ordering::Relaxed);
-        // Sequentially consistent with `closed`: either this is seen there, or the gate is seen closed here.
-        passing.store(now + 1, Ordering::SeqCst);
-        if self.closed.load(Ordering::SeqCst) == 0 {
-            return true;
-        }
-        passing.store(now, Ordering::Release);
-        false
-    }
-
-    /// Counts one less.
-    #[inline]
-    pub fn leave(&self, queue: u16) {
-        if let Some(passing) = self.passing.get(usize::from(queue)) {
-            passing.store(passing.load(Ordering::Relaxed).saturating_sub(1), Ordering::Release);
-        }
-    }
-
-    /// Counts nothing any more for a queue that has ended.
-    pub fn reset(&self, queue: u16) {
-        if let Some(passing) = self.passing.get(usize::from(queue)) {
-            passing.store(0, Ordering::Release);
-        }
-    }
-
-    /// Does something while nothing passes. Several may, at the same time.
-    fn while_closed<T>(&self, action: impl FnOnce() -> T) -> T {
-        self.closed.fetch_add(1, Ordering::SeqCst);
-        while self.passing.iter().any(|passing| passing.load(Ordering::SeqCst) > 0) {
-            std::thread::sleep(Duration::from_micros(20));
-        }
-        let result = action();
-        self.closed.fetch_sub(1, Ordering::SeqCst);
-        result
     }
 }
 
