@@ -15,6 +15,7 @@ mod lifecycle;
 mod nested;
 mod net;
 mod sandbox;
+mod switch;
 mod unprivileged;
 
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ fn all() -> Vec<Case> {
         disk::cases(),
         blk::cases(),
         net::cases(),
+        switch::cases(),
         console::cases(),
         lifecycle::cases(),
         sandbox::cases(),

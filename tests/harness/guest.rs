@@ -16,7 +16,7 @@ const EARLY: &[&str] = &["virtio_pci", "virtio_console"];
 /// The rest of what guests use; loaded after the first line.
 const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "virtio-rng", "button", "evdev", "pvpanic-mmio"];
 /// What single cases load themselves, from `/mod/more`.
-const MORE: &[&str] = &["kvm_amd", "kvm_intel", "tun"];
+const MORE: &[&str] = &["kvm_amd", "kvm_intel", "tun", "8021q"];
 /// `@EARLY@` and `@DRIVERS@` are the modules above.
 const INIT: &str = include_str!("init.sh");
 

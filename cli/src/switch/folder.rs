@@ -21,10 +21,22 @@ pub(crate) enum FolderError {
 
 /// Makes and locks the folder of `name`.
 pub(super) fn create(base: &Path, name: &Name) -> Result<RunDir, FolderError> {
-    RunDir::create(&base.join(SWITCHES), name).map_err(|error| match error {
-        RunDirError::Taken { name, pid } => FolderError::Taken { name, pid },
-        other => FolderError::Other(other),
-    })
+    let mut tries = 0..3;
+    loop {
+        match RunDir::create(&base.join(SWITCHES), name) {
+            Ok(folder) => return Ok(folder),
+            Err(RunDirError::Taken { name, pid }) => return Err(FolderError::Taken { name, pid }),
+            // The last of the others has just ended and taken the folder of all switches along.
+            Err(RunDirError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && tries.next().is_some() => {}
+            Err(other) => return Err(FolderError::Other(other)),
+        }
+    }
+}
+
+/// Removes the folder of all switches if there is none any more.
+pub(super) fn remove_if_last(base: &Path) {
+    let _ = std::fs::remove_dir(base.join(SWITCHES));
 }
 
 /// The folder of a switch whose launcher lives.

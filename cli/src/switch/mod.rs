@@ -81,7 +81,10 @@ pub(crate) fn run(switch: &Switch) -> anyhow::Result<()> {
     std::fs::write(&written, serde_json::to_vec_pretty(switch)?)
         .with_context(|| format!("cannot write {}", written.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(supervise::run(&folder, program))?)
+    let ended = runtime.block_on(supervise::run(&folder, program));
+    drop(folder);
+    folder::remove_if_last(&base());
+    Ok(ended?)
 }
 
 /// The commands about running switches.

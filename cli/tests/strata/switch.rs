@@ -46,14 +46,6 @@ fn pid_of(place: &Place, file: &str) -> i32 {
     wait_for(file, || fs::read_to_string(place.path(file)).ok()?.trim().parse().ok())
 }
 
-/// Nothing is left but the folder of all switches.
-fn is_empty(place: &Place) -> bool {
-    let names: Vec<_> =
-        fs::read_dir(place.path("run")).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    let none = |path| fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
-    names.iter().all(|name| name == ".switches") && none(place.path("run/.switches"))
-}
-
 #[test]
 fn a_switch_has_its_sockets_and_comes_back_when_it_dies() {
     let place = Place::new();
@@ -88,7 +80,7 @@ fn a_switch_has_its_sockets_and_comes_back_when_it_dies() {
     let (code, _, said) = switch.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("lan: vhost-net died (killed by SIGKILL); starting it again"), "{said}");
-    assert!(is_empty(&place) && !alive(next));
+    assert!(place.is_empty() && !alive(next));
 }
 
 #[test]
@@ -117,7 +109,7 @@ fn wrong_files_end_with_two_and_what_fails_with_one() {
         "{}",
         stderr(&output)
     );
-    assert!(is_empty(&place));
+    assert!(place.is_empty());
 }
 
 #[test]
@@ -157,7 +149,7 @@ fn a_lab_starts_all_of_it_and_leaves_nothing() {
     let (code, out, said) = lab.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(out.contains("[a] fake console\n") && out.contains("[b] fake console\n"), "{out}");
-    assert!(is_empty(&place), "{said}");
+    assert!(place.is_empty(), "{said}");
     assert!(pids.iter().all(|pid| !alive(*pid)), "{said}");
 }
 
@@ -179,7 +171,7 @@ fn a_labs_failures_are_named() {
     let output = command.env("FAKE_BACKEND", "fail:no such tap").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("switch lan: exit status 1"), "{}", stderr(&output));
-    assert!(is_empty(&place));
+    assert!(place.is_empty());
     fs::write(place.path("lab.toml"), "machine = []").unwrap();
     assert_eq!(place.output(&["lab", "run", "lab.toml"]).status.code(), Some(2));
 }

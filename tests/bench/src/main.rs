@@ -12,6 +12,7 @@ mod net_driver;
 mod report;
 mod ring;
 mod stats;
+mod switch;
 
 use clap::{Parser, Subcommand};
 
@@ -32,6 +33,8 @@ enum What {
     Net(net::Options),
     /// Exits of a guest by reason: boot, idle, disk and network loads (in the rig: cargo xtask bench exits)
     Exits(exits::Options),
+    /// The switch: frames from guest to guest, beside two taps on a kernel bridge
+    Switch(switch::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -39,5 +42,6 @@ fn main() -> anyhow::Result<()> {
         What::Blk(options) => blk::run(&options),
         What::Net(options) => net::run(&options),
         What::Exits(options) => exits::run(&options),
+        What::Switch(options) => switch::run(&options),
     }
 }

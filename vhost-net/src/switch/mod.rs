@@ -12,8 +12,8 @@
 //! N of them would poll. Rings and table are then one thread's own, without a lock. A batch per port in turn keeps one
 //! guest from starving another. A switch that is one processor's worth of copying short is two switches.
 //!
-//! **A frame is copied once**, from its sender's buffers into its receiver's; but for the first 18 bytes, which are read once, checked, and passed on from memory of ours, so that what was checked is what is
-//! sent ([`frame`]).
+//! **A frame is copied once**, from its sender's buffers into its receiver's; but for the first 18 bytes, which are read
+//! once, checked, and passed on from memory of ours, so that what was checked is what is sent ([`frame`]).
 //!
 //! **Offloads are each port's own affair.** Every port is offered checksum and TCP segmentation both ways. Where
 //! both guests took them, a 64 KiB segment crosses as it is; where the receiver did not, the switch completes the sum
