@@ -21,7 +21,7 @@ use std::process::{Command, exit};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use strata_config::{DiskSource, Machine, NetSource};
+use strata_config::{DiskSource, Machine};
 use strata_ipc::{
     Control, DeviceState, DeviceStatistics, DeviceStatus, MachineState, Refused, Statistics, Status,
 };
@@ -199,7 +199,7 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
     // First of all, like the vmm: a backend's death is judged by what is said there.
     let listener = UnixListener::bind(run_dir.join("control.sock")).unwrap();
     let disks = machine.disks.iter().filter(|disk| matches!(disk.source, DiskSource::File { .. }));
-    let nets = machine.nets.iter().filter(|net| matches!(net.source, NetSource::Tap { .. }));
+    let nets = machine.nets.iter().filter(|net| net.source.own().is_some());
     let ids = disks.map(|disk| (&disk.id, "block")).chain(nets.map(|net| (&net.id, "net")));
     let devices: Vec<_> =
         ids.map(|(id, kind)| DeviceStatus::new(id.as_ref(), kind, DeviceState::Waiting, 1)).collect();

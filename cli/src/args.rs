@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::disk::DiskCommand;
 use crate::image::ImageCommand;
 use crate::lab::LabCommand;
+use crate::net::NetCommand;
 use crate::switch::SwitchCommand;
 use crate::unit::UnitArgs;
 use crate::upgrade::UpgradeArgs;
@@ -86,6 +87,9 @@ pub(crate) enum Command {
     /// Look at and change the disks of running machines
     #[command(subcommand)]
     Disk(DiskCommand),
+    /// Look at and change the NICs of running machines
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Make and look at disk images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -181,7 +185,9 @@ pub(crate) struct RunArgs {
     /// machine file's), or socket=PATH of a running vhost-user-blk backend
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = DiskEntry::from_flag)]
     disk: Vec<DiskEntry>,
-    /// NIC: tap=NAME[,mac=ADDRESS][,queues=PAIRS][,id=ID], or socket=PATH of a running vhost-user-net backend
+    /// NIC: tap=NAME, bridge=NAME[,vlan=N][,trunk=N,N...] or macvtap=NAME, then [,mac=ADDRESS][,queues=PAIRS]
+    /// [,id=ID]... (all keys: the machine file's schema); or switch=NAME[,port=NAME]; or socket=PATH of a running
+    /// vhost-user-net backend
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = NetEntry::from_flag)]
     net: Vec<NetEntry>,
     /// Any other vhost-user device: socket=PATH,type=rng|fs|vsock|...|NUMBER[,queues=N][,id=ID]

@@ -1,6 +1,6 @@
 //! A call to a backend's control socket: Varlink (<https://varlink.org>), one question and one answer.
 //!
-//! Called by the commands that read counters ([`crate::meter`]) and by those that change a disk ([`crate::disk`]).
+//! Called by the commands that read counters ([`crate::meter`]) and by those that change a disk or a NIC ([`crate::disk`], [`crate::net`]).
 //! Refuses answers longer than `LONGEST` and such that are no Varlink.
 
 use std::io::{self, Read, Write};
@@ -9,11 +9,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 use serde_json::{Value, json};
 
 /// Longest answer of a backend that is read.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 
 /// Why there is no answer, or one that says no.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,32 @@ pub(crate) fn call(
     parameters: Value,
     patience: Duration,
 ) -> Result<Value, CallError> {
+    ask(socket, &question(method, parameters), patience).map(|(parameters, _)| parameters)
+}
+
+/// Calls a `method` that takes the connection over, and gives that.
+pub(crate) fn take_over(
+    socket: &Path,
+    method: &str,
+    parameters: Value,
+    patience: Duration,
+) -> Result<UnixStream, CallError> {
+    let mut question = question(method, parameters);
+    if let Some(fields) = question.as_object_mut() {
+        fields.insert("upgrade".to_owned(), Value::Bool(true));
+    }
+    ask(socket, &question, patience).map(|(_, stream)| stream)
+}
+
+fn question(method: &str, parameters: Value) -> Value {
+    match parameters {
+        Value::Null => json!({ "method": method }),
+        parameters => json!({ "method": method, "parameters": parameters }),
+    }
+}
+
+/// One question and its answer's parameters, and the connection, of which nothing else has been read.
+fn ask(socket: &Path, question: &Value, patience: Duration) -> Result<(Value, UnixStream), CallError> {
     let broken = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CallError::Silent { patience },
         _ => CallError::Broken(error),
@@ -57,25 +83,27 @@ pub(crate) fn call(
         connect(socket).map_err(|source| CallError::Connect { path: socket.to_owned(), source })?;
     stream.set_read_timeout(Some(patience)).map_err(broken)?;
     stream.set_write_timeout(Some(patience)).map_err(broken)?;
-    let mut call = match parameters {
-        Value::Null => json!({ "method": method }),
-        parameters => json!({ "method": method, "parameters": parameters }),
-    }
-    .to_string();
-    call.push('\0');
-    stream.write_all(call.as_bytes()).map_err(broken)?;
+    stream.write_all(format!("{question}\0").as_bytes()).map_err(broken)?;
     let mut answer = Vec::new();
-    let mut part = [0; 4096];
-    let mut stream = stream.take(LONGEST);
-    // The connection stays open after the answer: its end is a NUL.
+    // The connection stays open after the answer, whose end is a NUL; what follows one is not ours to read.
     while answer.last() != Some(&0) {
-        match stream.read(&mut part).map_err(broken)? {
-            0 => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
-            bytes => answer.extend_from_slice(part.get(..bytes).unwrap_or_default()),
+        let mut part = [0; 4096];
+        let seen = peek(&stream, &mut part).map_err(broken)?;
+        let seen = part.get(..seen).unwrap_or_default();
+        let wanted = seen.iter().position(|byte| *byte == 0).map_or(seen.len(), |end| end + 1);
+        if wanted == 0 || answer.len() + wanted > LONGEST {
+            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
         }
+        let bytes = stream.read(part.get_mut(..wanted).unwrap_or_default()).map_err(broken)?;
+        answer.extend_from_slice(part.get(..bytes).unwrap_or_default());
     }
     answer.pop();
-    read(&answer)
+    Ok((read(&answer)?, stream))
+}
+
+/// Waits for bytes and shows them without taking them.
+fn peek(stream: &UnixStream, out: &mut [u8]) -> io::Result<usize> {
+    Ok(socket::recv(stream.as_raw_fd(), out, MsgFlags::MSG_PEEK)?)
 }
 
 /// Connects, and does not wait where nobody accepts any more: a socket's backlog may be full.

@@ -1,6 +1,7 @@
 //! The `strata` command: reads the command line, does what it says, and ends with 0, 1 or 2.
 
 mod args;
+mod attach;
 mod backend;
 mod check;
 mod child;
@@ -12,6 +13,7 @@ mod image;
 mod lab;
 mod list;
 mod meter;
+mod net;
 mod orphans;
 mod owner;
 mod plan;
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Command::Exits(args) => block_on(exits::run(&args)),
         Command::Top(args) => block_on(top::run(&args)),
         Command::Disk(command) => disk::run(&command),
+        Command::Net(command) => net::run(&command),
         Command::Image(command) => image::run(&command),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Ps { output } => block_on(list::ps(output.output)),

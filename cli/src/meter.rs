@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use strata_config::{Machine, NetSource};
 use strata_ipc::{Client, Counters, Statistics, Status};
 
 use crate::backend::{CallError, call, control_socket};
@@ -87,14 +86,14 @@ pub(crate) fn summed(answer: &Value) -> Counters {
     sums
 }
 
-/// Devices on taps, from the machine file its launcher left.
+/// NICs and their interfaces, as their launcher noted them.
 fn taps(folder: &Path) -> Vec<(String, String)> {
-    let Ok(machine) = Machine::from_file(&folder.join("machine.json")) else { return Vec::new() };
-    let tap = |net: strata_config::Net| match net.source {
-        NetSource::Tap { name, .. } => Some((net.id.to_string(), name)),
-        NetSource::Socket(_) => None,
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let tap = |path: PathBuf| {
+        let id = path.file_name()?.to_str()?.strip_suffix(".interface")?.to_owned();
+        Some((id, fs::read_to_string(&path).ok()?))
     };
-    machine.nets.into_iter().filter_map(tap).collect()
+    entries.filter_map(|entry| tap(entry.path())).collect()
 }
 
 /// A tap's frames as the guest sees them: what the host receives from it, the guest has sent.

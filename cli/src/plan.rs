@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use strata_config::{Machine, NetSource};
+use strata_config::{Machine, NetLimit, NetSource, OwnNet};
 
+use crate::attach::{AttachError, Attachment, attach, interface_file};
 use crate::backend::control_socket;
 use crate::child::Program;
 use crate::disk;
@@ -38,25 +39,66 @@ pub(crate) enum PlanError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     #[error("cannot hand the machine to the vmm")]
     Handover(#[source] io::Error),
 }
 
 /// A backend per disk image and tap, each on a listening socket the launcher keeps: a backend that is started
 /// again finds its clients there.
-pub(crate) fn backends(machine: &Machine, folder: &Path) -> Result<Vec<Program>, PlanError> {
-    let mut programs = Vec::new();
+pub(crate) fn backends(
+    machine: &Machine,
+    folder: &Path,
+) -> Result<(Vec<Program>, Vec<Attachment>), PlanError> {
+    let (mut programs, mut attachments) = (Vec::new(), Vec::new());
     for disk in &machine.disks {
         let Some(args) = disk::words(machine, disk) else { continue };
         programs.push(backend(machine, folder, disk.id.as_str(), "vhost-blk", args)?);
     }
     for net in &machine.nets {
-        let NetSource::Tap { name, mac } = &net.source else { continue };
-        let mut args = vec!["--tap".to_owned(), name.clone(), "--mac".to_owned(), mac.to_string()];
-        args.extend(["--num-queues".to_owned(), machine.net_queues(net).to_string()]);
-        programs.push(backend(machine, folder, net.id.as_str(), "vhost-net", args)?);
+        let NetSource::Own(own) = &net.source else { continue };
+        let attachment = attach(machine, net, own)?;
+        note_interface(folder, net.id.as_str(), &attachment.interface)?;
+        let mut args = attachment.words();
+        args.extend(net_words(own));
+        let mut program = backend(machine, folder, net.id.as_str(), "vhost-net", args)?;
+        program.descriptors.extend(attachment.descriptors());
+        programs.push(program);
+        attachments.push(attachment);
     }
-    Ok(programs)
+    Ok((programs, attachments))
+}
+
+/// What the interface is called, for whoever looks for a NIC's counters.
+fn note_interface(folder: &Path, id: &str, name: &str) -> Result<(), PlanError> {
+    let path = interface_file(folder, id);
+    std::fs::write(&path, name).map_err(|source| PlanError::Socket { path, source })
+}
+
+/// What vhost-net is told of a NIC beside its tap.
+pub(crate) fn net_words(own: &OwnNet) -> Vec<String> {
+    let mut words = vec!["--mac".to_owned(), own.mac.to_string()];
+    let guard = &own.guard;
+    let guards = [("mac", guard.mac), ("dhcp", guard.dhcp), ("ra", guard.ra)];
+    let guards: Vec<&str> = guards.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    if !guards.is_empty() {
+        words.extend(["--guard".to_owned(), guards.join(",")]);
+    }
+    if !guard.addresses.is_empty() {
+        let addresses: Vec<String> = guard.addresses.iter().map(ToString::to_string).collect();
+        words.extend(["--allow-ip".to_owned(), addresses.join(",")]);
+    }
+    for (flag, NetLimit { rate, packets, burst }) in [("--tx-limit", own.tx), ("--rx-limit", own.rx)] {
+        let rates = [("bits", rate), ("packets", packets)];
+        let mut parts: Vec<String> =
+            rates.iter().filter_map(|(name, rate)| rate.map(|rate| format!("{name}={}", rate.0))).collect();
+        parts.extend(burst.map(|burst| format!("burst={}", burst.as_millis())));
+        if !parts.is_empty() {
+            words.extend([flag.to_owned(), parts.join(",")]);
+        }
+    }
+    words
 }
 
 fn backend(

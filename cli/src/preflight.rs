@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use strata_config::{DiskSource, Machine, NetSource};
+use strata_config::{Cable, DiskSource, Machine, NetSource};
 
 /// What the host lacks.
 #[derive(Debug, thiserror::Error)]
@@ -14,10 +14,14 @@ pub(crate) enum Lacking {
     File { key: String, path: PathBuf, source: io::Error },
     #[error("{key} = {}: is a folder, not a file", path.display())]
     Folder { key: String, path: PathBuf },
-    #[error("{key} = {name}: no such interface; make it with `ip tuntap add {name} mode tap`")]
+    #[error("{key} = {name}: no such interface; `ip link` lists those there are")]
     NoInterface { key: String, name: String },
-    #[error("{key} = {name}: that interface is no tap; make one with `ip tuntap add NAME mode tap`")]
+    #[error(
+        "{key} = {name}: that interface is no tap; name one that is, or none that exists, and it is made"
+    )]
     NoTap { key: String, name: String },
+    #[error("{key} = {name}: that interface is no bridge; make one with `ip link add NAME type bridge`")]
+    NoBridge { key: String, name: String },
     #[error(
         "{key}: switch {switch} has no port {port}: it does not run (start it with `strata switch run FILE`), or its \
          file names no such port"
@@ -62,7 +66,7 @@ pub(crate) fn named(machine: &Machine) -> Result<(), Lacking> {
     for net in &machine.nets {
         let id = &net.id;
         match &net.source {
-            NetSource::Tap { name, .. } => tap(&format!("{id}: tap"), name, Path::new("/sys/class/net"))?,
+            NetSource::Own(own) => cable(id.as_str(), &own.cable, Path::new("/sys/class/net"))?,
             NetSource::Socket(path) => match crate::switch::port_of(path) {
                 Some((switch, port)) if !path.exists() => {
                     return Err(Lacking::NoPort { key: id.to_string(), switch, port });
@@ -91,17 +95,29 @@ fn exists(key: &str, path: &Path) -> Result<(), Lacking> {
     })
 }
 
-pub(crate) fn tap(key: &str, name: &str, interfaces: &Path) -> Result<(), Lacking> {
+/// What a NIC is plugged into; a tap that is not there is made.
+pub(crate) fn cable(id: &str, cable: &Cable, interfaces: &Path) -> Result<(), Lacking> {
+    let (key, name, made) = match cable {
+        Cable::Tap(name) => ("tap", name, true),
+        Cable::Bridge { name, .. } => ("bridge", name, false),
+        Cable::Macvtap(name) => ("macvtap", name, false),
+    };
     let folder = interfaces.join(name);
-    let (key, name) = (key.to_owned(), name.to_owned());
-    if !folder.exists() {
-        return Err(Lacking::NoInterface { key, name });
+    let has = |attribute: &str| folder.join(attribute).exists();
+    let (key, name) = (format!("{id}: {key}"), name.to_owned());
+    match cable {
+        _ if !folder.exists() => {
+            if made {
+                Ok(())
+            } else {
+                Err(Lacking::NoInterface { key, name })
+            }
+        }
+        // tun_flags is an attribute of taps and tuns only; macvtaps have theirs under macvtap/.
+        Cable::Tap(_) if !has("tun_flags") && !has("macvtap") => Err(Lacking::NoTap { key, name }),
+        Cable::Bridge { .. } if !has("bridge") => Err(Lacking::NoBridge { key, name }),
+        _ => Ok(()),
     }
-    // tun_flags is an attribute of taps and tuns only; macvtaps have theirs under macvtap/.
-    if !folder.join("tun_flags").exists() && !folder.join("macvtap").exists() {
-        return Err(Lacking::NoTap { key, name });
-    }
-    Ok(())
 }
 
 pub(crate) fn kvm(path: &Path) -> Result<(), Lacking> {

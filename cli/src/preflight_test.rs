@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::preflight::{file, kvm, tap};
+use strata_config::{Cable, Vlans};
+
+use crate::preflight::{cable, file, kvm};
 
 #[test]
 fn files_and_folders_are_told_apart() {
@@ -18,21 +20,29 @@ fn files_and_folders_are_told_apart() {
 }
 
 #[test]
-fn a_tap_is_an_interface_with_tun_flags() {
+fn cables_are_interfaces_of_their_kind() {
     let interfaces = tempfile::tempdir().unwrap();
-    for (name, attribute) in [("eth0", "mtu"), ("tap0", "tun_flags"), ("macvtap0", "macvtap")] {
+    for (name, attribute) in
+        [("eth0", "mtu"), ("tap0", "tun_flags"), ("macvtap0", "macvtap"), ("br0", "bridge")]
+    {
         fs::create_dir(interfaces.path().join(name)).unwrap();
         fs::write(interfaces.path().join(name).join(attribute), "").unwrap();
     }
-    tap("net0: tap", "tap0", interfaces.path()).unwrap();
-    tap("net0: tap", "macvtap0", interfaces.path()).unwrap();
-    let text = tap("net0: tap", "tap1", interfaces.path()).unwrap_err().to_string();
-    assert_eq!(text, "net0: tap = tap1: no such interface; make it with `ip tuntap add tap1 mode tap`");
-    let text = tap("net0: tap", "eth0", interfaces.path()).unwrap_err().to_string();
-    assert_eq!(
-        text,
-        "net0: tap = eth0: that interface is no tap; make one with `ip tuntap add NAME mode tap`"
-    );
+    let look = |plug: Cable| cable("net0", &plug, interfaces.path()).map_err(|error| error.to_string());
+    let bridge = |name: &str| Cable::Bridge { name: name.into(), vlans: Vlans::default() };
+    for good in ["tap0", "macvtap0", "tap-to-be"] {
+        look(Cable::Tap(good.into())).unwrap();
+    }
+    look(bridge("br0")).unwrap();
+    look(Cable::Macvtap("eth0".into())).unwrap();
+    let refused = |plug: Cable, words: &str| {
+        let text = look(plug).unwrap_err();
+        assert!(text.starts_with(words), "{text}");
+    };
+    refused(Cable::Tap("eth0".into()), "net0: tap = eth0: that interface is no tap");
+    refused(bridge("eth0"), "net0: bridge = eth0: that interface is no bridge; make one");
+    refused(bridge("br1"), "net0: bridge = br1: no such interface");
+    refused(Cable::Macvtap("eth1".into()), "net0: macvtap = eth1: no such interface");
 }
 
 #[test]

@@ -50,7 +50,8 @@ pub(crate) fn run(machine: &Machine) -> anyhow::Result<()> {
     let written = run_dir.path().join("machine.json");
     std::fs::write(&written, serde_json::to_vec_pretty(machine)?)
         .with_context(|| format!("cannot write {}", written.display()))?;
-    let backends = plan::backends(machine, run_dir.path())?;
+    // The attachments stay until all processes are gone.
+    let (backends, _attachments) = plan::backends(machine, run_dir.path())?;
     let (near, far) = if machine.console == Console::Stdio || machine.serial == Console::Stdio {
         let (near, far) = UnixStream::pair().context("cannot make the console's socket")?;
         (Some(near), Some(OwnedFd::from(far)))

@@ -2,21 +2,21 @@
 //! [`crate::write`].
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::entry::{DeviceEntry, DiskEntry, NetEntry};
+use crate::entry::{DeviceEntry, DiskEntry};
 use crate::error::{ConfigError, nearest};
 use crate::file::MachineFile;
 use crate::kind::{device_id_of, known_device_types};
-use crate::mac::Mac;
-use crate::machine::{Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource};
+use crate::machine::{Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory};
 use crate::name::{DeviceId, Name};
+use crate::net::net;
 use crate::serving::Serving;
 use crate::size::{DURATION_FORM, NumberOrText, Size, read_duration};
 use crate::vcpu::Profile;
 
-type Checked<T> = Result<T, ConfigError>;
+pub(crate) type Checked<T> = Result<T, ConfigError>;
 
 const MIB: u64 = 1 << 20;
 const SMALLEST_MEMORY: u64 = 32 * MIB;
@@ -187,45 +187,6 @@ fn disk(entry: DiskEntry, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<
     Ok(Disk { id, source, queues })
 }
 
-/// Where the machines of root and of the service manager have their folders; others say so before.
-const RUN_DIR: &str = "/run/strata";
-
-fn net(mut entry: NetEntry, name: &Name, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<Net> {
-    entry.plug(Path::new(RUN_DIR), name.as_str());
-    if let Some(switch) = &entry.switch {
-        return Err(match (entry.socket.is_some(), &entry.port) {
-            (true, _) => one_of("switch", "socket", true),
-            (_, Some(port)) if switch.parse::<Name>().is_ok() => name_of("port", port),
-            _ => name_of("switch", switch),
-        });
-    }
-    if entry.port.is_some() {
-        let reason = "`port` is a port of a `switch`, which is missing".to_owned();
-        return Err(ConfigError::Conflict { path: String::new(), reason });
-    }
-    let id = device_id(entry.id.as_deref(), "net", index, ids)?;
-    let queues = entry.queues.map(|queues| in_range("queues", queues, 1, 32)).transpose()?;
-    let source = match (entry.tap, entry.socket) {
-        (Some(tap), None) => {
-            let mac = match &entry.mac {
-                Some(text) => text.parse().map_err(|allowed| ConfigError::text("mac", text, allowed))?,
-                None => Mac::generated(name, index),
-            };
-            NetSource::Tap { name: interface(tap)?, mac }
-        }
-        (None, Some(path)) => {
-            belongs_to_backend(&[("mac", entry.mac.is_some())])?;
-            NetSource::Socket(socket(path)?)
-        }
-        (Some(_), _) => return Err(one_of("tap", "socket", true)),
-        (None, None) => {
-            let reason = "needs `tap`, `switch` or `socket`".to_owned();
-            return Err(ConfigError::Conflict { path: String::new(), reason });
-        }
-    };
-    Ok(Net { id, source, queues })
-}
-
 fn device(entry: DeviceEntry, index: usize, ids: &mut HashSet<DeviceId>) -> Checked<GenericDevice> {
     let id = device_id(entry.id.as_deref(), "dev", index, ids)?;
     let missing = |key: &str, what: &str| ConfigError::Missing { key: key.to_owned(), what: what.to_owned() };
@@ -247,7 +208,7 @@ fn unknown_type(kind: &NumberOrText) -> ConfigError {
     ConfigError::value("type", kind, format!("must be 1 to 63 or one of {}{hint}", names.join(", ")))
 }
 
-fn device_id(
+pub(crate) fn device_id(
     given: Option<&str>,
     prefix: &'static str,
     index: usize,
@@ -279,20 +240,7 @@ fn serial_number(text: String) -> Checked<String> {
     Err(ConfigError::text("serial", &text, "must be 1 to 20 printable ASCII characters"))
 }
 
-fn interface(name: String) -> Checked<String> {
-    // IFNAMSIZ is 16 with the NUL; dev_valid_name() refuses slash, colon, space, `.` and `..`.
-    let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
-    if (1..=15).contains(&name.len()) && plain && name != "." && name != ".." {
-        return Ok(name);
-    }
-    Err(ConfigError::text(
-        "tap",
-        &name,
-        "must be an interface name: 1 to 15 characters, no slash, colon or space",
-    ))
-}
-
-fn socket(path: PathBuf) -> Checked<PathBuf> {
+pub(crate) fn socket(path: PathBuf) -> Checked<PathBuf> {
     let path = non_empty("socket", path)?;
     if path.as_os_str().len() > LONGEST_SOCKET {
         return Err(ConfigError::value("socket", path.display(), "a socket's path has at most 107 bytes"));
@@ -307,7 +255,7 @@ fn non_empty(key: &str, path: PathBuf) -> Checked<PathBuf> {
     Ok(path)
 }
 
-fn in_range<T: TryFrom<i64>>(key: &str, value: i64, low: i64, high: i64) -> Checked<T> {
+pub(crate) fn in_range<T: TryFrom<i64>>(key: &str, value: i64, low: i64, high: i64) -> Checked<T> {
     let refused = || ConfigError::value(key, value, format!("must be {low} to {high}"));
     if !(low..=high).contains(&value) {
         return Err(refused());
@@ -315,7 +263,7 @@ fn in_range<T: TryFrom<i64>>(key: &str, value: i64, low: i64, high: i64) -> Chec
     T::try_from(value).map_err(|_| refused())
 }
 
-fn name_of(key: &str, text: &str) -> ConfigError {
+pub(crate) fn name_of(key: &str, text: &str) -> ConfigError {
     ConfigError::text(key, text, text.parse::<Name>().err().unwrap_or("cannot be used"))
 }
 
@@ -328,7 +276,7 @@ fn one_of(first: &str, second: &str, both: bool) -> ConfigError {
     ConfigError::Conflict { path: String::new(), reason }
 }
 
-fn belongs_to_backend(keys: &[(&str, bool)]) -> Checked<()> {
+pub(crate) fn belongs_to_backend(keys: &[(&str, bool)]) -> Checked<()> {
     match keys.iter().find(|(_, given)| *given) {
         None => Ok(()),
         Some((key, _)) => Err(ConfigError::Conflict {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    ConfigError, Console, DeviceEntry, Disk, DiskEntry, DiskSource, Format, Mac, Machine, MachineFile,
-    NetEntry, NetSource,
+    Cable, ConfigError, Console, DeviceEntry, Disk, DiskEntry, DiskSource, Format, Mac, Machine, MachineFile,
+    NetEntry,
 };
 
 fn machine(keys: &str) -> Result<Machine, ConfigError> {
@@ -90,7 +90,8 @@ fn all_keys_are_read() {
     assert_eq!((machine.disk_queues(root), other.id.as_str()), (3, "disk1"));
     assert_eq!(other.source, DiskSource::Socket("/run/blk.sock".into()));
     let mac = "52:54:00:12:34:56".parse().unwrap();
-    assert_eq!(machine.nets[0].source, NetSource::Tap { name: "tap0".into(), mac });
+    let own = machine.nets[0].source.own().unwrap();
+    assert_eq!((&own.cable, own.mac), (&Cable::Tap("tap0".into()), mac));
     assert_eq!((machine.net_queues(&machine.nets[0]), machine.nets[1].id.as_str()), (2, "net1"));
     let devices: Vec<_> = machine.devices.iter().map(|d| (d.id.as_str(), d.device_id, d.queues)).collect();
     assert_eq!(devices, [("dev0", 4, None), ("share", 26, Some(2))]);
@@ -150,7 +151,7 @@ fn what_is_refused_says_key_value_and_what_is_allowed() {
         ),
         ("[[disk]]\npath = \"/a\"\nid = \"vmm\"", r#"disk[0].id = "vmm": is taken by Strata's own files"#),
         ("[[disk]]\npath = \"/a\"\nid = \"a/b\"", r#"disk[0].id = "a/b": must be 1 to 32"#),
-        ("[[net]]", "net[0]: needs `tap`, `switch` or `socket`"),
+        ("[[net]]", "net[0]: needs `tap`, `bridge`, `macvtap`, `switch` or `socket`"),
         (
             "[[net]]\ntap = \"tap0\"\nmac = \"01:00:00:00:00:00\"",
             r#"net[0].mac = "01:00:00:00:00:00": must be a unicast address"#,
@@ -268,10 +269,7 @@ fn generated_addresses_are_stable_and_differ() {
             format!("name = \"{name}\"\nkernel = \"/k\"\n{}", "[[net]]\ntap = \"t\"\n".repeat(8))
                 .parse()
                 .unwrap();
-        let of = |net: &crate::Net| match &net.source {
-            NetSource::Tap { mac, .. } => *mac,
-            NetSource::Socket(_) => panic!(),
-        };
+        let of = |net: &crate::Net| net.source.own().unwrap().mac;
         machine.nets.iter().map(of).collect()
     };
     let mut all: Vec<Mac> = ["a", "b", "web"].into_iter().flat_map(addresses).collect();

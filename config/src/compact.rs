@@ -1,6 +1,7 @@
 //! The compact syntax of flags: `path=disk.img,readonly,queues=4`.
 //!
-//! A word alone means `=true`; `,,` is a comma inside a value, as in QEMU. The keys and their rules are those
+//! A word alone means `=true`; `,,` is a comma inside a value, as in QEMU; what is neither a word nor has a `=`, a
+//! number or an address, is more of the value before it: `trunk=10,20`. The keys and their rules are those
 //! of the file: this only splits, [`crate::node`] and [`crate::check`] do the rest.
 
 use serde::de::DeserializeOwned;
@@ -15,7 +16,16 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
     for part in split(text) {
         let (key, value) = match part.split_once('=') {
             Some((key, value)) => (key, value),
-            None => (part.as_str(), "true"),
+            None if is_word(&part) => (part.as_str(), "true"),
+            // More of a list: trunk=10,20.
+            None => match table.last_mut() {
+                Some((_, Node::Flag(list))) => {
+                    list.push(',');
+                    list.push_str(&part);
+                    continue;
+                }
+                _ => (part.as_str(), "true"),
+            },
         };
         if key.is_empty() {
             return Err(flag("a key is missing; write key=value[,key=value...]".to_owned()));
@@ -29,6 +39,11 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
         table.push((key.to_owned(), Node::Flag(value.to_owned())));
     }
     T::deserialize(Node::Table(table))
+}
+
+/// Whether it could be a key.
+fn is_word(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-'))
 }
 
 /// Splits at single commas; a doubled comma is one comma of the value.

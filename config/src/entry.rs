@@ -1,7 +1,7 @@
 //! The tables of the machine file as they are written: one per disk, NIC and other device.
 //! Nothing is checked here but the types; see [`crate::check`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::BackendEntry;
 use crate::compact;
 use crate::error::ConfigError;
-use crate::name::Name;
 use crate::size::NumberOrText;
-use crate::switch::port_socket;
 use crate::vcpu::VcpuEntry;
 
 /// A disk: an image served by an own vhost-blk process, or a vhost-user socket somebody else serves.
@@ -79,34 +77,6 @@ pub struct DiskEntry {
     pub id: Option<String>,
 }
 
-/// A NIC: a tap served by an own vhost-net process, or a vhost-user socket somebody else serves.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NetEntry {
-    /// The tap interface, which exists already. Give either `tap` or `socket`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tap: Option<String>,
-    /// The socket of a running vhost-user-net backend.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub socket: Option<PathBuf>,
-    /// The running switch (`strata switch run`) to plug the NIC into.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub switch: Option<String>,
-    /// The switch's port; default: the machine's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<String>,
-    /// The guest's Ethernet address; default: made from the machine's name and the NIC's place.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
-    /// Queue pairs, 1 to 32; default 1. More than one needs a tap made with `multi_queue`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 32))]
-    pub queues: Option<i64>,
-    /// The NIC's name within the machine; default `net0`, `net1`, ...
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-}
-
 /// Any other vhost-user device.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -126,19 +96,6 @@ pub struct DeviceEntry {
     pub id: Option<String>,
 }
 
-impl NetEntry {
-    /// Makes of a NIC at a switch one behind that port's socket, unless the names can be none: those are refused
-    /// when the machine is checked.
-    pub(crate) fn plug(&mut self, base: &Path, machine: &str) {
-        let Some(switch) = &self.switch else { return };
-        let port = self.port.as_deref().unwrap_or(machine);
-        if self.socket.is_none() && switch.parse::<Name>().is_ok() && port.parse::<Name>().is_ok() {
-            self.socket = Some(port_socket(base, switch, port));
-            (self.switch, self.port) = (None, None);
-        }
-    }
-}
-
 macro_rules! from_flag {
     ($($entry:ty),*) => {$(
         impl $entry {
@@ -153,4 +110,4 @@ macro_rules! from_flag {
         }
     )*};
 }
-from_flag!(DiskEntry, NetEntry, DeviceEntry, VcpuEntry, BackendEntry);
+from_flag!(DiskEntry, DeviceEntry, VcpuEntry, BackendEntry);

@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendEntry;
-use crate::entry::{DeviceEntry, DiskEntry, NetEntry};
+use crate::entry::{DeviceEntry, DiskEntry};
 use crate::error::ConfigError;
 use crate::name::Name;
+use crate::net::NetEntry;
 use crate::node::Node;
 use crate::size::NumberOrText;
 use crate::vcpu::VcpuEntry;

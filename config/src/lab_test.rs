@@ -1,7 +1,7 @@
 //! Labs: what ten lines become, and the words each mistake is refused with.
 
 use super::*;
-use crate::machine::NetSource;
+use crate::net::NetSource;
 
 const LAB: &str = r#"
 defaults = { kernel = "vmlinuz", memory = "128M", cmdline = "console=hvc0 host={name}", disk = [{ path = "{name}.img" }] }

@@ -24,6 +24,7 @@ mod lab;
 mod mac;
 mod machine;
 mod name;
+mod net;
 mod node;
 mod rate;
 mod serving;
@@ -40,16 +41,15 @@ mod file_test;
 mod size_test;
 
 pub use backend::{Backend, BackendEntry, WhenLost};
-pub use entry::{DeviceEntry, DiskEntry, NetEntry};
+pub use entry::{DeviceEntry, DiskEntry};
 pub use error::{ConfigError, nearest};
 pub use file::{MachineFile, json_schema};
 pub use kind::{device_id_of, device_name_of, known_device_types};
 pub use lab::Lab;
 pub use mac::Mac;
-pub use machine::{
-    Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Net, NetSource, Serial,
-};
+pub use machine::{Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory, Serial};
 pub use name::{DeviceId, Name};
+pub use net::{Cable, List, Net, NetEntry, NetGuard, NetLimit, NetSource, OwnNet, Vlans};
 pub use rate::Rate;
 pub use serving::{Cache, Engine, OnError, Serving};
 pub use size::{NumberOrText, Size};

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 use crate::error::ConfigError;
 use crate::file::MachineFile;
-use crate::mac::Mac;
 use crate::name::{DeviceId, Name};
+use crate::net::Net;
 use crate::serving::Serving;
 use crate::vcpu::{Profile, Vcpu};
 
@@ -118,31 +118,6 @@ impl Format {
             Self::Qcow2 => "qcow2",
         }
     }
-}
-
-/// A virtio-net NIC.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Net {
-    /// Its id; also the name of its socket in the machine's folder.
-    pub id: DeviceId,
-    /// Who serves it.
-    pub source: NetSource,
-    /// Queue pairs asked for, 1 to 32; `None`: one.
-    pub queues: Option<u16>,
-}
-
-/// Who serves a NIC.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NetSource {
-    /// An own vhost-net process, from a tap.
-    Tap {
-        /// The interface: 1 to 15 bytes.
-        name: String,
-        /// The guest's address.
-        mac: Mac,
-    },
-    /// Somebody else, behind this socket.
-    Socket(PathBuf),
 }
 
 /// Any other vhost-user device.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use crate::entry::{DeviceEntry, DiskEntry, NetEntry};
+use crate::entry::{DeviceEntry, DiskEntry};
 use crate::file::MachineFile;
 use crate::kind::device_name_of;
-use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine, Net, NetSource};
+use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine};
+use crate::net::NetEntry;
 use crate::size::{NumberOrText, Size, write_duration};
 
 impl From<Machine> for MachineFile {
@@ -49,17 +50,6 @@ impl From<Disk> for DiskEntry {
             }
         }
         entry
-    }
-}
-
-impl From<Net> for NetEntry {
-    fn from(net: Net) -> Self {
-        let common =
-            Self { id: Some(net.id.to_string()), queues: net.queues.map(i64::from), ..Self::default() };
-        match net.source {
-            NetSource::Socket(path) => Self { socket: Some(path), ..common },
-            NetSource::Tap { name, mac } => Self { tap: Some(name), mac: Some(mac.to_string()), ..common },
-        }
     }
 }
 

@@ -53,7 +53,19 @@ pub trait Interface: Send + 'static {
     /// # Errors
     /// What goes to the client instead; [`Failure::unknown`] for a method there is not.
     fn call(&self, method: &str, parameters: Value) -> Result<Value, Failure>;
+
+    /// Answers a call that takes the connection over for something else (Varlink's `upgrade`): what is returned gets
+    /// the connection after the reply, on a thread of its own.
+    ///
+    /// # Errors
+    /// As for [`Interface::call`].
+    fn upgrade(&self, method: &str, _parameters: Value) -> Result<Upgraded, Failure> {
+        Err(Failure::unknown(method))
+    }
 }
+
+/// What is done with a connection that is no longer Varlink's.
+pub type Upgraded = Box<dyn FnOnce(UnixStream) + Send>;
 
 /// An error reply.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,6 +124,8 @@ struct Call {
     parameters: Value,
     #[serde(default)]
     oneway: bool,
+    #[serde(default)]
+    upgrade: bool,
 }
 
 /// Answers clients for as long as the process lives.
@@ -146,8 +160,13 @@ fn attend(client: UnixStream, service: &dyn Interface) -> io::Result<()> {
         while let Some(end) = received.iter().position(|byte| *byte == 0) {
             let message: Vec<u8> = received.drain(..=end).collect();
             let message = message.split_last().map_or(&[][..], |(_, message)| message);
-            if let Some(reply) = answer(message, service)? {
+            let answer = answer(message, service)?;
+            if let Some(reply) = answer.reply {
                 send(&client, &reply)?;
+            }
+            if let Some(upgraded) = answer.upgraded {
+                let thread = std::thread::Builder::new().name("upgraded".into()).stack_size(STACK);
+                return thread.spawn(move || upgraded(client)).map(drop);
             }
         }
         if received.len() > LONGEST {
@@ -185,12 +204,27 @@ fn wait(client: &UnixStream, what: PollFlags) -> io::Result<()> {
     }
 }
 
-/// Answers one message, without its final zero byte. `None`: no answer is wanted.
-fn answer(message: &[u8], service: &dyn Interface) -> io::Result<Option<Vec<u8>>> {
+/// What a message leads to.
+struct Answer {
+    /// `None`: no answer is wanted.
+    reply: Option<Vec<u8>>,
+    upgraded: Option<Upgraded>,
+}
+
+/// Answers one message, without its final zero byte.
+fn answer(message: &[u8], service: &dyn Interface) -> io::Result<Answer> {
     let call: Call =
         serde_json::from_slice(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    let oneway = call.oneway;
-    let reply = match handle(call, service) {
+    let (oneway, upgrade) = (call.oneway, call.upgrade);
+    let (done, upgraded) = if upgrade {
+        match take_over(call, service) {
+            Ok(upgraded) => (Ok(json!({})), Some(upgraded)),
+            Err(failure) => (Err(failure), None),
+        }
+    } else {
+        (handle(call, service), None)
+    };
+    let reply = match done {
         Ok(parameters) => json!({ "parameters": parameters }),
         Err(Failure { kind, parameters }) => {
             let error = match kind {
@@ -202,17 +236,30 @@ fn answer(message: &[u8], service: &dyn Interface) -> io::Result<Option<Vec<u8>>
     };
     let mut bytes = serde_json::to_vec(&reply)?;
     bytes.push(0);
-    Ok((!oneway).then_some(bytes))
+    Ok(Answer { reply: (!oneway).then_some(bytes), upgraded })
+}
+
+fn take_over(call: Call, service: &dyn Interface) -> Result<Upgraded, Failure> {
+    match call.method.rsplit_once('.') {
+        Some((interface, method)) if interface == service.name() => {
+            service.upgrade(method, call.parameters).map_err(|failure| in_full(failure, &call.method))
+        }
+        _ => Err(Failure::unknown(&call.method)),
+    }
+}
+
+/// A client knows a method by its full name.
+fn in_full(failure: Failure, method: &str) -> Failure {
+    match failure.kind {
+        Kind::Service("MethodNotFound") => Failure::unknown(method),
+        _ => failure,
+    }
 }
 
 fn handle(call: Call, service: &dyn Interface) -> Result<Value, Failure> {
     match call.method.rsplit_once('.') {
         Some((interface, method)) if interface == service.name() => {
-            service.call(method, call.parameters).map_err(|failure| match failure.kind {
-                // The client knows the method by its full name.
-                Kind::Service("MethodNotFound") => Failure::unknown(&call.method),
-                _ => failure,
-            })
+            service.call(method, call.parameters).map_err(|failure| in_full(failure, &call.method))
         }
         Some(("org.varlink.service", "GetInfo")) => Ok(json!({
             "vendor": "Strata",

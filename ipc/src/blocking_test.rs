@@ -31,10 +31,23 @@ impl Interface for Adder {
             _ => Err(Failure::unknown(method)),
         }
     }
+
+    fn upgrade(&self, method: &str, given: Value) -> Result<Upgraded, Failure> {
+        match method {
+            "Echo" => Ok(Box::new(|mut client| {
+                let mut said = [0; 5];
+                client.set_nonblocking(false).unwrap();
+                client.read_exact(&mut said).unwrap();
+                client.write_all(&said).unwrap();
+            })),
+            "Never" => Err(Failure::refused(given)),
+            _ => Err(Failure::unknown(method)),
+        }
+    }
 }
 
 fn ask(message: &str) -> Value {
-    let mut reply = answer(message.as_bytes(), &Adder).unwrap().unwrap();
+    let mut reply = answer(message.as_bytes(), &Adder).unwrap().reply.unwrap();
     assert_eq!(reply.pop(), Some(0));
     serde_json::from_slice(&reply).unwrap()
 }
@@ -63,7 +76,7 @@ fn calls_and_their_errors() {
     assert_eq!(error(r#"{"method":"org.varlink.service.Nothing"}"#), "org.varlink.service.MethodNotFound");
     assert_eq!(error(r#"{"method":"Add"}"#), "org.varlink.service.MethodNotFound");
     let oneway = br#"{"method":"io.strata.Test.Add","parameters":{"a":2,"b":3},"oneway":true}"#;
-    assert_eq!(answer(oneway, &Adder).unwrap(), None);
+    assert_eq!(answer(oneway, &Adder).unwrap().reply, None);
 }
 
 #[test]
@@ -101,4 +114,33 @@ fn clients_one_after_another_and_bad_ones_dropped() {
         honest.read_to_end(&mut replies).unwrap();
         assert_eq!(replies, b"{\"parameters\":{\"sum\":2}}\0".repeat(2));
     }
+}
+
+#[test]
+fn a_connection_can_be_taken_over_and_others_are_served_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    spawn(UnixListener::bind(&path).unwrap(), Adder).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"{\"method\":\"io.strata.Test.Echo\",\"upgrade\":true}\0").unwrap();
+    let mut reply = [0; 18];
+    client.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"{\"parameters\":{}}\0");
+    let mut other = UnixStream::connect(&path).unwrap();
+    other.write_all(b"{\"method\":\"io.strata.Test.Add\",\"parameters\":{\"a\":1,\"b\":1}}\0").unwrap();
+    let mut sum = [0; 24];
+    other.read_exact(&mut sum).unwrap();
+    client.write_all(b"hello").unwrap();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"hello");
+    for (method, wrong) in
+        [("Never", "io.strata.Test.Refused"), ("Other", "org.varlink.service.MethodNotFound")]
+    {
+        assert_eq!(error(&format!(r#"{{"method":"io.strata.Test.{method}","upgrade":true}}"#)), wrong);
+    }
+    assert_eq!(
+        error(r#"{"method":"org.varlink.service.GetInfo","upgrade":true}"#),
+        "org.varlink.service.MethodNotFound"
+    );
 }

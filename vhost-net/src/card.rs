@@ -9,7 +9,6 @@
 mod wants;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strata_virtio::limit::Throttle;
@@ -19,6 +18,7 @@ use crate::config::Space;
 use crate::control::{Command, RxMode};
 use crate::features as feature;
 use crate::mac::Mac;
+use crate::port::{Port, Settings};
 use crate::tap::Tap;
 use crate::vlan::VlanFilter;
 use wants::Wants;
@@ -29,6 +29,9 @@ pub enum CommandError {
     /// Of a feature that was not negotiated.
     #[error("the command needs feature {0:#x}, which was not negotiated")]
     NotNegotiated(u64),
+    /// An address it may not send from.
+    #[error("the address {0}: the host holds the card to its own")]
+    Guarded(Mac),
     /// A number of pairs the card has not.
     #[error("{wanted} queue pairs; 1 to {max} are allowed")]
     Pairs {
@@ -68,7 +71,7 @@ pub struct Card {
     tap: Arc<Tap>,
     /// The address it starts with.
     mac: Mac,
-    link: Arc<AtomicBool>,
+    port: Port,
     vlan: Arc<VlanFilter>,
     change: ConfigChange,
     state: Mutex<State>,
@@ -77,12 +80,12 @@ pub struct Card {
 impl Card {
     /// A card on `tap` with the link up; `change` tells the frontend of changes.
     #[must_use]
-    pub fn new(tap: Arc<Tap>, mac: Mac, change: ConfigChange) -> Self {
+    pub fn new(tap: Arc<Tap>, mac: Mac, settings: Settings, change: ConfigChange) -> Self {
         let started = vec![false; usize::from(tap.pairs())];
         let card = Self {
             tap,
             mac,
-            link: Arc::new(AtomicBool::new(true)),
+            port: Port::new(settings),
             vlan: Arc::default(),
             change,
             state: Mutex::new(State {
@@ -110,10 +113,10 @@ impl Card {
         &self.tap
     }
 
-    /// Whether frames pass; for the queue threads.
+    /// What its queues obey.
     #[must_use]
-    pub fn link(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.link)
+    pub fn port(&self) -> &Port {
+        &self.port
     }
 
     /// The VLAN filter; for the queue threads.
@@ -128,7 +131,7 @@ impl Card {
         let state = self.state();
         Space {
             mac: state.mac,
-            link: self.link.load(Ordering::Relaxed),
+            link: self.port.link(),
             announce: state.announce,
             pairs: self.tap.pairs(),
             mtu: self.tap.mtu().unwrap_or(0),
@@ -137,7 +140,7 @@ impl Card {
 
     /// Plugs the cable in or out: the guest sees it at once, and the tap has no carrier while it is out.
     pub fn set_link(&self, up: bool) {
-        if self.link.swap(up, Ordering::Relaxed) == up {
+        if self.port.set_link(up) == up {
             return;
         }
         if let Err(error) = self.tap.set_carrier(up) {
@@ -156,7 +159,7 @@ impl Card {
     pub fn announce(&self) -> bool {
         {
             let mut state = self.state();
-            if state.features & feature::GUEST_ANNOUNCE == 0 || !self.link.load(Ordering::Relaxed) {
+            if state.features & feature::GUEST_ANNOUNCE == 0 || !self.port.link() {
                 return false;
             }
             state.announce = true;
@@ -262,6 +265,9 @@ impl Card {
                 self.filter(&state)
             }
             Command::Address(mac) => {
+                if self.port.guard.mac.is_some_and(|own| own != *mac) {
+                    return Err(CommandError::Guarded(*mac));
+                }
                 state.mac = *mac;
                 self.filter(&state)
             }

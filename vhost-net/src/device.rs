@@ -27,6 +27,7 @@ use crate::control::Control;
 use crate::features;
 use crate::mac::Mac;
 use crate::pair::Pair;
+use crate::port::Settings;
 use crate::rx::Rx;
 use crate::stats::PairStats;
 use crate::tap::Tap;
@@ -83,7 +84,13 @@ impl Net {
     ///
     /// # Errors
     /// The process has no descriptors left.
-    pub fn new(tap: Tap, mac: Mac, tuning: Tuning, change: ConfigChange) -> io::Result<Self> {
+    pub fn new(
+        tap: Tap,
+        mac: Mac,
+        settings: Settings,
+        tuning: Tuning,
+        change: ConfigChange,
+    ) -> io::Result<Self> {
         let count = tap.pairs();
         let mut pairs = Vec::with_capacity(usize::from(count));
         for queue in (0..usize::from(count)).filter_map(|pair| tap.queue(pair)) {
@@ -99,7 +106,7 @@ impl Net {
             config_size: CONFIG_SIZE as u32,
         };
         let stats = (0..count).map(|_| PairStats::default()).collect();
-        let card = Arc::new(Card::new(Arc::new(tap), mac, change));
+        let card = Arc::new(Card::new(Arc::new(tap), mac, settings, change));
         Ok(Self { identity, card, features: 0, tuning, pairs, stats, control: None })
     }
 
@@ -183,13 +190,14 @@ impl Device for Net {
         match place {
             Place::Receive(pair) => {
                 let PairStats { rx, rx_ring, .. } = self.stats.get(pair).cloned().unwrap_or_default();
-                let rx = Rx::new(vring.counting_in(rx_ring), features, self.card.vlan(), rx);
+                let rx =
+                    Rx::new(vring.counting_in(rx_ring), features, self.card.vlan(), self.card.port(), rx);
                 self.with_pair(pair, |pair| pair.rx = Some(Box::new(rx))).map_err(refused)?;
                 self.card.set_started(pair, true);
             }
             Place::Transmit(pair) => {
                 let PairStats { tx, tx_ring, .. } = self.stats.get(pair).cloned().unwrap_or_default();
-                let tx = Tx::new(vring.counting_in(tx_ring), features, self.card.link(), tx);
+                let tx = Tx::new(vring.counting_in(tx_ring), features, self.card.port(), tx);
                 self.with_pair(pair, |pair| pair.tx = Some(Box::new(tx))).map_err(refused)?;
             }
             Place::Control => {

@@ -23,6 +23,19 @@ const GSO_TCPV6: u8 = net::VIRTIO_NET_HDR_GSO_TCPV6 as u8;
 const GSO_UDP_L4: u8 = net::VIRTIO_NET_HDR_GSO_UDP_L4 as u8;
 const GSO_ECN: u8 = net::VIRTIO_NET_HDR_GSO_ECN as u8;
 
+/// Frames on the wire that one of `frame` bytes becomes, whose header is at the beginning of `bytes`.
+#[must_use]
+pub fn segments(bytes: &[u8], frame: usize) -> u64 {
+    let Some([_, gso_type, h0, h1, g0, g1, ..]) = bytes.first_chunk::<HEADER>().copied() else { return 1 };
+    let size = usize::from(u16::from_le_bytes([g0, g1]));
+    if gso_type == GSO_NONE || size == 0 {
+        return 1;
+    }
+    // A driver may leave the length of the headers out; a segment has at least these.
+    let headers = usize::from(u16::from_le_bytes([h0, h1])).max(ETHERNET);
+    frame.saturating_sub(headers).div_ceil(size).max(1) as u64
+}
+
 /// What a header says that cannot be true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Lie {

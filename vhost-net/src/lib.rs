@@ -8,17 +8,20 @@
 //! `main` opens the tap and the socket, closes the sandbox around itself, and serves.
 
 pub mod batch;
+pub mod capture;
 pub mod card;
 pub mod config;
 pub mod control;
 pub mod device;
 pub mod features;
+pub mod guard;
 pub mod header;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod limit;
 pub mod mac;
 pub mod pair;
+pub mod port;
 pub mod rx;
 pub mod service;
 pub mod stats;

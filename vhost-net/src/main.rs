@@ -73,7 +73,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let tap = match &options.tap {
         Some(name) => Tap::open(name, usize::from(options.num_queues), options.create_tap)?,
         None => Tap::from_fds(inherit(&options.tap_fd)?)?,
-    };
+    }
+    .with_mtu(options.mtu);
     let endpoint = match (fd, &options.socket_path) {
         (Some(fd), _) => Endpoint::inherit(fd)?,
         (None, Some(path)) => {
@@ -97,7 +98,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let status = format!("{}: {mac}, {} queue pair(s)", tap.name(), tap.pairs());
     tracing::info!("{status}");
     let change = ConfigChange::default();
-    let mut device = Net::new(tap, mac, options.tuning(), change.clone()).context("making the device")?;
+    let mut device = Net::new(tap, mac, options.settings(mac), options.tuning(), change.clone())
+        .context("making the device")?;
     if let Some(isolated) = isolated {
         isolated.lock()?;
     }

@@ -5,11 +5,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser};
+use clap::{ArgGroup, Parser, ValueEnum};
+use ipnet::IpNet;
 
 use strata_sandbox::Namespaces;
 use strata_vhost_net::device::Tuning;
+use strata_vhost_net::guard::{Guard, address};
+use strata_vhost_net::limit::{Rate, burst};
 use strata_vhost_net::mac::Mac;
+use strata_vhost_net::port::Settings;
 use strata_virtio::poller::PollLimit;
 
 use crate::switch_options::SwitchOptions;
@@ -52,6 +56,27 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) mac: Option<Mac>,
 
+    /// The network's MTU, which the guest is told; without it the tap's
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(68..=65521))]
+    pub(crate) mtu: Option<u16>,
+
+    /// What the guest cannot be: mac, anyone with another address than the card's; dhcp, a DHCP server; ra, an IPv6
+    /// router
+    #[arg(long, value_name = "mac|dhcp|ra,...", value_enum, value_delimiter = ',')]
+    pub(crate) guard: Vec<Guarded>,
+
+    /// The IP addresses and networks the guest can send from; without it any
+    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',', value_parser = address)]
+    pub(crate) allow_ip: Vec<IpNet>,
+
+    /// Limit of what the guest sends, e.g. bits=100000000,packets=20000,burst=20 (per second; burst in milliseconds)
+    #[arg(long, value_name = "KEY=NUMBER,...", value_parser = rate)]
+    pub(crate) tx_limit: Option<Rate>,
+
+    /// The same for what the guest is sent
+    #[arg(long, value_name = "KEY=NUMBER,...", value_parser = rate)]
+    pub(crate) rx_limit: Option<Rate>,
+
     /// Queue pairs, each with a thread of its own
     #[arg(long, value_name = "PAIRS", conflicts_with = "tap_fd", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) num_queues: u16,
@@ -84,6 +109,35 @@ pub(crate) struct Options {
     pub(crate) no_sandbox: bool,
 }
 
+/// What a guest is kept from being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Guarded {
+    /// Anyone else.
+    Mac,
+    /// A DHCP server.
+    Dhcp,
+    /// A router.
+    Ra,
+}
+
+/// A rate limit as it is written.
+fn rate(text: &str) -> Result<Rate, String> {
+    const FORM: &str =
+        "bits=NUMBER, packets=NUMBER (per second, at least 1) and burst=5 to 10000 (milliseconds)";
+    let mut rate = Rate::default();
+    for part in text.split(',') {
+        let (key, number) = part.split_once('=').ok_or(FORM)?;
+        let number = number.parse::<u64>().ok().filter(|number| *number > 0).ok_or(FORM)?;
+        match key {
+            "bits" => rate.bits = Some(number),
+            "packets" => rate.packets = Some(number),
+            "burst" => rate.burst = burst(number).ok_or(FORM)?,
+            _ => return Err(FORM.to_owned()),
+        }
+    }
+    Ok(rate)
+}
+
 impl Options {
     /// Whether something says where frontends come from: a flag, or a service manager that passes a socket.
     pub(crate) fn has_endpoint(&self) -> bool {
@@ -98,6 +152,18 @@ impl Options {
             cpus: self.cpus.clone(),
             plain: self.no_io_uring,
         }
+    }
+
+    /// What the card `mac` may do.
+    pub(crate) fn settings(&self, mac: Mac) -> Settings {
+        let has = |what| self.guard.contains(&what);
+        let guard = Guard {
+            mac: has(Guarded::Mac).then_some(mac),
+            addresses: self.allow_ip.clone(),
+            dhcp: has(Guarded::Dhcp),
+            router: has(Guarded::Ra),
+        };
+        Settings { guard, tx: self.tx_limit.unwrap_or_default(), rx: self.rx_limit.unwrap_or_default() }
     }
 
     /// The descriptors that stay open, the socket's among them.

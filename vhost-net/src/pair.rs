@@ -2,6 +2,7 @@
 //! [`crate::device`], which moves it into a [`strata_virtio::worker::Worker`] while either queue is started.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use strata_virtio::chain::Chain;
@@ -9,7 +10,7 @@ use strata_virtio::vring::Vring;
 use strata_virtio::worker::{Progress, Service, Source};
 
 use crate::batch::Batch;
-use crate::rx::Rx;
+use crate::rx::{Rx, Waits};
 use crate::tx::Tx;
 
 /// While polling, the tap is asked once in so many looks at the rings: it takes a system call.
@@ -55,13 +56,14 @@ impl Service for Pair {
     }
 
     fn has_work(&mut self) -> bool {
-        if self.tx.as_ref().is_some_and(|tx| tx.vring().queue().has_work()) {
+        if self.tx.as_ref().is_some_and(|tx| tx.has_work()) {
             return true;
         }
-        match &self.rx {
-            None => false,
-            Some(rx) if rx.starved() => rx.vring().queue().has_work(),
-            Some(_) => {
+        let Some(rx) = &self.rx else { return false };
+        match rx.waits() {
+            Waits::Buffers => rx.vring().queue().has_work(),
+            Waits::Limit(time) => time.is_zero(),
+            Waits::Frames => {
                 self.looks = self.looks.wrapping_add(1);
                 self.looks.is_multiple_of(TAP_EVERY) && readable(&self.batch)
             }
@@ -73,9 +75,9 @@ impl Service for Pair {
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        let mut work = self.tx.as_mut().is_some_and(|tx| tx.vring_mut().queue_mut().arm_kicks());
+        let mut work = self.tx.as_mut().is_some_and(|tx| tx.arm_kicks());
         // New buffers matter only to who waits for them; otherwise the tap ends the sleep.
-        if let Some(rx) = self.rx.as_mut().filter(|rx| rx.starved()) {
+        if let Some(rx) = self.rx.as_mut().filter(|rx| rx.waits() == Waits::Buffers) {
             work |= rx.vring_mut().queue_mut().arm_kicks();
         }
         work
@@ -91,6 +93,19 @@ impl Service for Pair {
             sources.push(Source::readable_lazily(self.batch.as_fd()));
         }
         sources
+    }
+
+    fn wake_after(&self) -> Option<Duration> {
+        let tx = self.tx.as_ref().and_then(|tx| tx.throttled());
+        let rx = self.rx.as_ref().and_then(|rx| match rx.waits() {
+            Waits::Limit(time) => Some(time),
+            Waits::Buffers | Waits::Frames => None,
+        });
+        let first = tx.into_iter().chain(rx).min()?;
+        // Sleeps are whole milliseconds; one that ends too early would be one more.
+        Some(Duration::from_millis(
+            first.as_millis() as u64 + u64::from(first.subsec_nanos() % 1_000_000 > 0),
+        ))
     }
 
     fn drain(&mut self) {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use strata_ipc::blocking::{Failure, Interface, parameters};
+use strata_ipc::blocking::{Failure, Interface, Upgraded, parameters};
 
+use crate::capture::{WHOLE, stream};
 use crate::card::Card;
 use crate::device::Net;
+use crate::limit::{Limit, Rate, burst};
 use crate::stats::{PairStats, prometheus};
 
 /// One card, as the host sees it.
@@ -38,7 +40,47 @@ impl Nic {
             "pairs": space.pairs,
             "active_pairs": self.card.active_pairs(),
             "features": format!("{:#x}", self.card.features()),
+            "guard": self.guard(),
+            "limits": { "tx": shown(&self.card.port().tx), "rx": shown(&self.card.port().rx) },
         })
+    }
+
+    fn guard(&self) -> Value {
+        let guard = &self.card.port().guard;
+        let addresses: Vec<String> = guard.addresses.iter().map(ToString::to_string).collect();
+        json!({ "mac": guard.mac.is_some(), "addresses": addresses, "dhcp": guard.dhcp, "ra": guard.router })
+    }
+
+    fn set_limit(&self, given: Value) -> Result<Value, Failure> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct SetLimit {
+            direction: String,
+            bits: Option<u64>,
+            packets: Option<u64>,
+            burst: Option<u64>,
+        }
+        let SetLimit { direction, bits, packets, burst: wanted } = parameters(given, "direction")?;
+        let port = self.card.port();
+        let limit = match direction.as_str() {
+            "tx" => &port.tx,
+            "rx" => &port.rx,
+            _ => {
+                return Err(Failure::refused(format_args!("direction {direction:?}; tx and rx are allowed")));
+            }
+        };
+        if bits == Some(0) || packets == Some(0) {
+            return Err(Failure::refused("a limit of 0; to let nothing pass take the link down"));
+        }
+        let rate = match wanted {
+            Some(wanted) => burst(wanted).ok_or_else(|| {
+                Failure::refused(format_args!("a burst of {wanted} ms; 5 to 10000 are allowed"))
+            })?,
+            None => Rate::default().burst,
+        };
+        limit.set(Rate { bits, packets, burst: rate });
+        tracing::info!("{}: {direction} limit {}", self.card.tap().name(), shown(limit));
+        Ok(json!({}))
     }
 
     fn statistics(&self) -> Value {
@@ -86,6 +128,8 @@ impl Interface for Nic {
                 tracing::info!("{}: link {}", self.card.tap().name(), if up { "up" } else { "down" });
                 Ok(json!({}))
             }
+            "SetLimit" => self.set_limit(given),
+            "Capture" => Err(Failure::refused("a capture takes the connection over: call it with `upgrade`")),
             "Announce" => {
                 if self.card.announce() {
                     return Ok(json!({}));
@@ -98,6 +142,27 @@ impl Interface for Nic {
             _ => Err(Failure::unknown(method)),
         }
     }
+
+    fn upgrade(&self, method: &str, given: Value) -> Result<Upgraded, Failure> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Capture {
+            snaplen: Option<usize>,
+        }
+        if method != "Capture" {
+            return Err(Failure::unknown(method));
+        }
+        let Capture { snaplen } = parameters(given, "snaplen")?;
+        let source = self.card.port().captures.start(snaplen.unwrap_or(WHOLE)).map_err(Failure::refused)?;
+        let name = self.card.tap().name().to_owned();
+        Ok(Box::new(move |client| stream(&source, client, &name)))
+    }
+}
+
+/// A limit as the interface has it.
+fn shown(limit: &Limit) -> Value {
+    let Rate { bits, packets, burst } = limit.get();
+    json!({ "bits": bits, "packets": packets, "burst": burst.as_millis() as u64 })
 }
 
 #[cfg(test)]

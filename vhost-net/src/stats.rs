@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use crate::guard::Spoof;
 use strata_virtio::vring::{Counter, QueueStats};
 use strata_virtio::worker::WorkerStats;
 
@@ -27,6 +28,33 @@ pub struct TxStats {
     pub full: Counter,
     /// Dropped: the link is down, or the tap is gone.
     pub link: Counter,
+    /// Dropped: sent with an Ethernet address that is not the card's.
+    pub guard_mac: Counter,
+    /// Dropped: sent with an IP address that is not the guest's.
+    pub guard_ip: Counter,
+    /// Dropped: sent as a DHCP server.
+    pub guard_dhcp: Counter,
+    /// Dropped: sent as an IPv6 router.
+    pub guard_ra: Counter,
+    /// Dropped: the guard could not see what it is.
+    pub guard_unclear: Counter,
+    /// Times the rate limit was reached with frames to send.
+    pub throttled: Counter,
+}
+
+impl TxStats {
+    /// Counts a frame the guard refuses.
+    #[cold]
+    pub(crate) fn spoofed(&self, why: Spoof) {
+        match why {
+            Spoof::Mac => &self.guard_mac,
+            Spoof::Ip => &self.guard_ip,
+            Spoof::Dhcp => &self.guard_dhcp,
+            Spoof::Router => &self.guard_ra,
+            Spoof::Unclear => &self.guard_unclear,
+        }
+        .add(1);
+    }
 }
 
 /// From the tap to the guest.
@@ -46,6 +74,8 @@ pub struct RxStats {
     pub stopped: Counter,
     /// Times the guest had no buffers; the tap is not read then.
     pub starved: Counter,
+    /// Times the rate limit was reached; the tap is not read then.
+    pub throttled: Counter,
 }
 
 /// All of a pair's counters, for as long as the device lives.
@@ -69,7 +99,7 @@ impl PairStats {
     #[must_use]
     pub fn list(&self) -> Vec<(&'static str, u64)> {
         let Self { rx, tx, rx_ring, tx_ring, thread } = self;
-        let counters: [(&'static str, &Counter); 24] = [
+        let counters: [(&'static str, &Counter); 31] = [
             ("tx_frames", &tx.frames),
             ("tx_bytes", &tx.bytes),
             ("tx_drop_short", &tx.short),
@@ -78,6 +108,12 @@ impl PairStats {
             ("tx_drop_refused", &tx.refused),
             ("tx_drop_full", &tx.full),
             ("tx_drop_link", &tx.link),
+            ("tx_drop_guard_mac", &tx.guard_mac),
+            ("tx_drop_guard_ip", &tx.guard_ip),
+            ("tx_drop_guard_dhcp", &tx.guard_dhcp),
+            ("tx_drop_guard_ra", &tx.guard_ra),
+            ("tx_drop_guard_unclear", &tx.guard_unclear),
+            ("tx_throttled", &tx.throttled),
             ("tx_malformed", &tx_ring.malformed),
             ("tx_kicks", &tx_ring.kicks),
             ("tx_calls", &tx_ring.calls),
@@ -88,6 +124,7 @@ impl PairStats {
             ("rx_drop_vlan", &rx.vlan),
             ("rx_drop_stopped", &rx.stopped),
             ("rx_starved", &rx.starved),
+            ("rx_throttled", &rx.throttled),
             ("rx_malformed", &rx_ring.malformed),
             ("rx_kicks", &rx_ring.kicks),
             ("rx_calls", &rx_ring.calls),

@@ -207,6 +207,13 @@ impl Tap {
         self.mtu
     }
 
+    /// Says what its MTU is, where that is known better than it can be seen from here.
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: Option<u16>) -> Self {
+        self.mtu = mtu.or(self.mtu);
+        self
+    }
+
     /// A pair's descriptor.
     #[must_use]
     pub fn queue(&self, pair: usize) -> Option<BorrowedFd<'_>> {

@@ -9,7 +9,7 @@
 //! after a crash the used index alone says where to go on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use strata_virtio::chain::Chain;
 use strata_virtio::limit::Throttle;
@@ -17,8 +17,11 @@ use strata_virtio::memory::IoSlice;
 use strata_virtio::vring::Vring;
 
 use crate::batch::{Batch, DEPTH, MAX_PIECES, Scatter};
-use crate::header::{Allowed, ETHERNET, HEADER, MAX_FRAME};
+use crate::capture::{Direction, View};
+use crate::guard::Guard;
+use crate::header::{Allowed, ETHERNET, HEADER, MAX_FRAME, segments};
 use crate::pair::answer_resubmitted;
+use crate::port::Port;
 use crate::stats::TxStats;
 
 /// Frames up to this size, header included, are copied whole: a copy costs less than a second piece.
@@ -42,14 +45,17 @@ pub struct Tx {
     rest: Vec<IoSlice>,
     scatter: Scatter,
     results: Vec<i32>,
-    link: Arc<AtomicBool>,
+    port: Port,
+    view: View,
+    /// The rate limit lets nothing pass for now.
+    throttled: bool,
     stats: Arc<TxStats>,
 }
 
 impl Tx {
-    /// Serves `vring`. While `link` is false every frame is dropped.
+    /// Serves `vring`. While the port's link is down every frame is dropped.
     #[must_use]
-    pub fn new(vring: Vring, features: u64, link: Arc<AtomicBool>, stats: Arc<TxStats>) -> Self {
+    pub fn new(vring: Vring, features: u64, port: &Port, stats: Arc<TxStats>) -> Self {
         Self {
             vring,
             allowed: Allowed::new(features),
@@ -59,7 +65,9 @@ impl Tx {
             rest: Vec::new(),
             scatter: Scatter::default(),
             results: Vec::with_capacity(DEPTH),
-            link,
+            view: port.captures.view(),
+            port: port.clone(),
+            throttled: false,
             stats,
         }
     }
@@ -73,6 +81,23 @@ impl Tx {
     /// The queue.
     pub fn vring_mut(&mut self) -> &mut Vring {
         &mut self.vring
+    }
+
+    /// Whether it has frames it may not send yet, and how long that lasts.
+    #[must_use]
+    pub fn throttled(&self) -> Option<Duration> {
+        self.throttled.then(|| self.port.tx.wait())
+    }
+
+    /// Whether there is something to do.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        if self.throttled { self.port.tx.wait().is_zero() } else { self.vring.queue().has_work() }
+    }
+
+    /// Asks for a kick, unless it could not send anyway; whether there is something to do.
+    pub fn arm_kicks(&mut self) -> bool {
+        if self.throttled { self.has_work() } else { self.vring.queue_mut().arm_kicks() }
     }
 
     /// Sends what there is, a few batches at most. Whether there may be more.
@@ -102,15 +127,29 @@ impl Tx {
     fn take(&mut self) -> usize {
         self.scatter.clear();
         self.fates.clear();
-        let link = self.link.load(Ordering::Relaxed);
+        let link = self.port.link();
+        let limited = self.port.tx.is_on();
+        let mut allowance = self.port.tx.allowance();
+        self.throttled = false;
         let mut own = self.own.chunks_exact_mut(COPY);
         for chain in &mut self.chains {
+            if limited && allowance.is_spent() {
+                // What there is waits in the guest's ring, and the guest's own queues behind it.
+                self.throttled = true;
+                self.stats.throttled.add(1);
+                break;
+            }
             if !self.vring.next(chain) {
                 break;
             }
             let fate = match own.next() {
                 Some(own) if link => {
-                    plan(chain, own, self.allowed, &self.stats, &mut self.rest, &mut self.scatter)
+                    let rules = (self.allowed, &*self.port.guard);
+                    let fate = plan(chain, own, rules, &self.stats, &mut self.rest, &mut self.scatter);
+                    if let (true, Some(frame)) = (limited, fate) {
+                        allowance.take(frame, segments(own, frame));
+                    }
+                    fate
                 }
                 _ => {
                     self.stats.link.add(1);
@@ -119,6 +158,7 @@ impl Tx {
             };
             self.fates.push(fate);
         }
+        allowance.settle(&self.port.tx);
         self.fates.len()
     }
 
@@ -134,12 +174,17 @@ impl Tx {
     fn answer(&mut self, taken: usize) {
         let (mut frames, mut bytes) = (0, 0);
         let mut results = self.results.iter();
-        for (chain, fate) in self.chains.iter().zip(&self.fates).take(taken) {
+        let captured = self.view.is_on();
+        for (at, (chain, fate)) in self.chains.iter().zip(&self.fates).take(taken).enumerate() {
             if let Some(len) = fate {
                 match results.next() {
                     Some(&result) if result > 0 => {
                         frames += 1;
                         bytes += *len as u64;
+                        if captured {
+                            let own = self.own.chunks_exact(COPY).nth(at).unwrap_or_default();
+                            self.view.offer(Direction::Outbound, *len, |out| copy(chain, own, out));
+                        }
                     }
                     result => lost(&self.stats, result.map_or(libc::EIO, |r| -r)),
                 }
@@ -157,7 +202,7 @@ impl Tx {
 fn plan(
     chain: &Chain,
     own: &mut [u8],
-    allowed: Allowed,
+    (allowed, guard): (Allowed, &Guard),
     stats: &TxStats,
     rest: &mut Vec<IoSlice>,
     scatter: &mut Scatter,
@@ -175,7 +220,7 @@ fn plan(
     let copied = if total <= COPY { total } else { PREFIX };
     let own = own.get_mut(..copied)?;
     chain.copy_out(0, own).ok()?;
-    let (header, _) = own.split_first_chunk_mut::<HEADER>()?;
+    let (header, start) = own.split_first_chunk_mut::<HEADER>()?;
     match allowed.check(header, frame) {
         Ok(clean) => *header = clean,
         Err(lie) => {
@@ -186,6 +231,10 @@ fn plan(
             }
             return None;
         }
+    }
+    if let Err(why) = guard.check(start) {
+        stats.spoofed(why);
+        return None;
     }
     rest.clear();
     if copied < total {
@@ -201,6 +250,19 @@ fn plan(
     }
     scatter.end();
     Some(frame)
+}
+
+/// Copies the beginning of a frame that was sent: what was copied when it was checked, and the rest from the guest, who
+/// may have changed that meanwhile.
+#[cold]
+fn copy(chain: &Chain, own: &[u8], out: &mut [u8]) -> bool {
+    let whole = chain.readable_len() <= COPY;
+    let own = own.get(HEADER..if whole { COPY } else { PREFIX }).unwrap_or_default();
+    let (start, rest) = out.split_at_mut(own.len().min(out.len()));
+    for (to, from) in start.iter_mut().zip(own) {
+        *to = *from;
+    }
+    rest.is_empty() || chain.copy_out(HEADER + start.len(), rest).is_ok()
 }
 
 /// Counts a frame the tap did not take.

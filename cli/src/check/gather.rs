@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kvm_ioctls::Cap;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
-use strata_config::{DiskSource, Machine, NetSource};
+use strata_config::{DiskSource, Machine};
 
 use super::facts::{
     Capabilities, Cgroup, Cpu, Device, Facts, IoUring, Kernel, Kvm, Limits, Memory, Module, Mount, Pages,
@@ -141,7 +141,7 @@ fn device(path: &Path) -> Device {
 fn planned(machine: &Machine) -> Planned {
     let hugetlbfs =
         machine.memory.hugetlbfs.as_ref().map(|path| Mount { path: path.clone(), free: free_pages(path) });
-    let taps = machine.nets.iter().any(|net| matches!(net.source, NetSource::Tap { .. }));
+    let taps = machine.nets.iter().any(|net| net.source.own().is_some());
     let disks = machine.disks.iter().any(|disk| matches!(disk.source, DiskSource::File { .. }));
     Planned {
         name: machine.name.to_string(),

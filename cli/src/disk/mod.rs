@@ -20,7 +20,7 @@ use crate::backend::{call, control_socket};
 use crate::control;
 use crate::run_dir::Running;
 use crate::say::print;
-pub(crate) use stats::bytes;
+pub(crate) use stats::{Format, Metrics, bytes};
 pub(crate) use words::words;
 
 /// For what is answered from memory.

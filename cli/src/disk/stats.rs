@@ -26,7 +26,7 @@ pub(crate) struct StatsArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     Text,
     Json,
     Prometheus,
@@ -91,7 +91,7 @@ pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
             if let Some(answer) = told(disk.ask("GetMetrics", Value::Null, PATIENCE))? {
                 let text =
                     answer.get("text").and_then(Value::as_str).context("the backend tells no metrics")?;
-                metrics.add(disk, text);
+                metrics.add(&disk.machine, &disk.id, text);
             }
         }
         return print(&metrics.text()).map_err(Into::into);
@@ -198,13 +198,13 @@ pub(crate) fn bytes(count: u64) -> String {
 
 /// The texts of several backends as one: each family once, each series with its machine and disk id.
 #[derive(Debug, Default)]
-struct Metrics {
+pub(crate) struct Metrics {
     /// In order: a family's comments, and its series.
     families: Vec<(String, Vec<String>, Vec<String>)>,
 }
 
 impl Metrics {
-    fn add(&mut self, disk: &Served, text: &str) {
+    pub(crate) fn add(&mut self, machine: &str, id: &str, text: &str) {
         let mut family = 0;
         for line in text.lines() {
             if let Some(comment) = line.strip_prefix("# ") {
@@ -217,7 +217,7 @@ impl Metrics {
                 }
             } else if let Some((_, _, series)) = self.families.get_mut(family) {
                 // Names and ids have no character that would have to be escaped.
-                let labels = format!("{{machine=\"{}\",id=\"{}\",", disk.machine, disk.id);
+                let labels = format!("{{machine=\"{machine}\",id=\"{id}\",");
                 series.push(line.replacen('{', &labels, 1));
             }
         }
@@ -230,7 +230,7 @@ impl Metrics {
         })
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let lines = self.families.iter().flat_map(|(_, comments, series)| comments.iter().chain(series));
         lines.map(|line| format!("{line}\n")).collect()
     }
@@ -244,7 +244,6 @@ mod tests {
 
     #[test]
     fn families_of_several_disks_are_told_once() {
-        let disk = |id: &str| Served { machine: "web".into(), id: id.into(), socket: "/none".into() };
         let text = |count| {
             format!(
                 "# HELP a_total Of a.\n# TYPE a_total counter\na_total{{disk=\"/x\",queue=\"0\"}} {count}\n\
@@ -252,8 +251,8 @@ mod tests {
             )
         };
         let mut metrics = Metrics::default();
-        metrics.add(&disk("disk0"), &text(1));
-        metrics.add(&disk("disk1"), &text(2));
+        metrics.add("web", "disk0", &text(1));
+        metrics.add("web", "disk1", &text(2));
         let expected = "# HELP a_total Of a.\n# TYPE a_total counter\n\
             a_total{machine=\"web\",id=\"disk0\",disk=\"/x\",queue=\"0\"} 1\n\
             a_total{machine=\"web\",id=\"disk1\",disk=\"/x\",queue=\"0\"} 2\n\

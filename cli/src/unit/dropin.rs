@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use strata_config::{Console, DiskSource, Machine, Name, NetSource};
+use strata_config::{Cable, Console, DiskSource, Machine, Name, NetSource};
+
+use crate::plan::net_words;
 
 /// Paths below the generator's folder, and what is in them.
 pub(super) type Files = Vec<(PathBuf, String)>;
@@ -80,9 +82,18 @@ fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
         backends.push(Backend { template: "vhost-blk", id: disk.id.as_str(), what, words, extra });
     }
     for net in &machine.nets {
-        let NetSource::Tap { name, mac } = &net.source else { continue };
-        let (mac, queues) = (mac.to_string(), machine.net_queues(net).to_string());
-        let words = ["--tap", name, "--mac", &mac, "--num-queues", &queues].map(str::to_owned).to_vec();
+        let NetSource::Own(own) = &net.source else { continue };
+        let Cable::Tap(name) = &own.cable else {
+            anyhow::bail!(
+                "{}: under systemd a NIC takes a tap that is there (tap = NAME); systemd-networkd makes one, and plugs \
+                 it into bridges and VLANs",
+                net.id
+            );
+        };
+        let mut words =
+            ["--tap", name, "--num-queues", &machine.net_queues(net).to_string()].map(str::to_owned).to_vec();
+        words.extend(own.mtu.iter().flat_map(|mtu| ["--mtu".to_owned(), mtu.to_string()]));
+        words.extend(net_words(own));
         let what = format!("NIC {} (tap {name})", net.id);
         backends.push(Backend { template: "vhost-net", id: net.id.as_str(), what, words, extra: Vec::new() });
     }
@@ -135,7 +146,7 @@ fn sockets(machine: &Machine) -> impl Iterator<Item = &Path> {
     });
     let nets = machine.nets.iter().filter_map(|net| match &net.source {
         NetSource::Socket(path) => Some(path.as_path()),
-        NetSource::Tap { .. } => None,
+        NetSource::Own(_) => None,
     });
     disks.chain(nets).chain(machine.devices.iter().map(|device| device.socket.as_path()))
 }

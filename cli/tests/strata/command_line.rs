@@ -40,7 +40,10 @@ fn wrong_flags_end_with_2_and_say_what_is_allowed() {
             &["run", "--kernel", "vmlinuz", "--disk", "path=disk.img,queues=0"],
             &["disk[0].queues = 0: must be 1 to 64"],
         ),
-        (&["run", "--kernel", "vmlinuz", "--net", "mac=x"], &["net[0]: needs `tap`, `switch` or `socket`"]),
+        (
+            &["run", "--kernel", "vmlinuz", "--net", "mac=x"],
+            &["net[0]: needs `tap`, `bridge`, `macvtap`, `switch` or `socket`"],
+        ),
         (
             &["run", "--kernel", "vmlinuz", "--device", "socket=s,type=rgn"],
             &["device[0].type = \"rgn\"", "did you mean rng?"],
@@ -92,8 +95,8 @@ fn what_the_host_lacks_ends_with_1() {
         (&["--kernel", &kernel, "--disk", "path=no.img"], "no.img: no such file"),
         (&["--kernel", &kernel, "--disk", "socket=no.sock"], "no.sock: no such file"),
         (
-            &["--kernel", &kernel, "--net", "tap=strata-none"],
-            "net0: tap = strata-none: no such interface; make it with `ip tuntap add",
+            &["--kernel", &kernel, "--net", "bridge=strata-none"],
+            "net0: bridge = strata-none: no such interface",
         ),
         (&["--kernel", &kernel, "--net", "tap=lo"], "net0: tap = lo: that interface is no tap"),
     ] {

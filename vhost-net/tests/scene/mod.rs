@@ -13,6 +13,7 @@ use strata_vhost_net::device::{Net, Tuning};
 use strata_vhost_net::features as feature;
 use strata_vhost_net::host::{Namespace, Wire};
 use strata_vhost_net::mac::Mac;
+use strata_vhost_net::port::Settings;
 use strata_vhost_net::tap::Tap;
 use strata_virtio::driver::{Buf, DriverQueue, Frontend};
 use strata_virtio::memory::Memory;
@@ -85,8 +86,12 @@ impl Scene {
     }
 
     pub fn with_tap(namespace: Namespace, tap: Tap, tuning: Tuning) -> Self {
+        Self::with_settings(namespace, tap, Settings::default(), tuning)
+    }
+
+    pub fn with_settings(namespace: Namespace, tap: Tap, settings: Settings, tuning: Tuning) -> Self {
         let change = ConfigChange::default();
-        let mut net = Net::new(tap, MAC, tuning, change.clone()).unwrap();
+        let mut net = Net::new(tap, MAC, settings, tuning, change.clone()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.sock");
         let listener = UnixListener::bind(&path).unwrap();

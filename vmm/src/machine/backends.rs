@@ -48,8 +48,8 @@ pub(super) fn settings(
     }
     for net in &machine.nets {
         let (path, mac, queues) = match &net.source {
-            NetSource::Tap { mac, .. } => {
-                (own(net.id.as_str()), Some(mac.bytes()), Some(machine.net_queues(net)))
+            NetSource::Own(nic) => {
+                (own(net.id.as_str()), Some(nic.mac.bytes()), Some(machine.net_queues(net)))
             }
             NetSource::Socket(path) => (foreign(path, &mut visible)?, None, net.queues),
         };

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
-use strata_config::{DiskSource, Machine, NetSource};
+use strata_config::{DiskSource, Machine};
 use strata_faults::Report;
 use strata_virtio::memory::Memory;
 use strata_vmm::control::{Facts, Remote, serve};
@@ -99,8 +99,8 @@ fn run() -> anyhow::Result<()> {
         std::thread::spawn(move || drop(ended.send(Ended::Disk(load.run(&wanted, &handle)))));
     }
     for net in &machine.nets {
-        let NetSource::Tap { mac, .. } = &net.source else { bail!("{}: only taps", net.id) };
-        let kind = Kind::Net { mac: Some(mac.bytes()) };
+        let own = net.source.own().with_context(|| format!("{}: not of our own", net.id))?;
+        let kind = Kind::Net { mac: Some(own.mac.bytes()) };
         let (device, memory, handle) = reach(settings(net.id.as_str(), kind, Some(1)))?;
         handles.push(handle.clone());
         devices += 1;

@@ -1,0 +1,245 @@
+//! What NICs are plugged into: taps, ports of bridges, macvtaps. Made by the launcher, which has the right to, and handed
+//! to the backends as descriptors; a backend has no such right and is given none.
+//!
+//! Nothing made here outlives the machine, however its launcher ends. A tap is not persistent: it goes with its last
+//! descriptor, and with it its place on the bridge and its VLANs. A macvtap would stay; it is made in a network
+//! namespace of its own, which goes with the launcher's descriptor of it, and takes the macvtap along. The descriptors
+//! also outlive a backend: one that is started again finds its tap as it was, with the frames that came meanwhile.
+//!
+//! Refuses interfaces that are not there or not what they are said to be, VLANs on a bridge that does not filter them,
+//! and says what to do about missing rights.
+
+mod link;
+mod macvtap;
+mod tun;
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use strata_config::{Cable, Machine, OwnNet, Vlans};
+
+use link::{Links, Seen};
+
+/// Names of the taps of bridge ports; the kernel puts a number for the `%d`.
+const PORT: &str = "strata%d";
+
+/// Why a NIC cannot be plugged in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    #[error("{id}: {key} = {name}: no such interface{advice}")]
+    Missing { id: String, key: &'static str, name: String, advice: &'static str },
+    #[error(
+        "{id}: bridge = {name}: that interface is no bridge; make one with `ip link add NAME type bridge`"
+    )]
+    NotABridge { id: String, name: String },
+    #[error(
+        "{id}: {name} does not filter VLANs: `ip link set {name} type bridge vlan_filtering 1`, or leave out `vlan` and `trunk`"
+    )]
+    NoVlans { id: String, name: String },
+    #[error("{id}: the tap {name} is in use by another process")]
+    Busy { id: String, name: String },
+    #[error("{id}: {name} cannot be opened as a tap with {pairs} queue pair(s): {why}")]
+    Mismatch { id: String, name: String, pairs: u16, why: &'static str },
+    #[error(
+        "{id}: tap = {name} has an MTU of {has}, not {wanted}: `ip link set {name} mtu {wanted}`, or leave out `mtu`"
+    )]
+    Mtu { id: String, name: String, has: u32, wanted: u16 },
+    #[error("{id}: no permission to {what}: {advice}")]
+    Permission { id: String, what: String, advice: &'static str },
+    #[error("{id}: cannot {what}")]
+    System {
+        id: String,
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A NIC's place in the host's network, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    /// The interface's name.
+    pub(crate) interface: String,
+    /// One per queue pair.
+    queues: Vec<Arc<OwnedFd>>,
+    /// What the guest is told.
+    mtu: Option<u16>,
+    /// A macvtap's network namespace.
+    _namespace: Option<OwnedFd>,
+}
+
+impl Attachment {
+    /// Words for the backend's command line.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut numbers = String::new();
+        for queue in &self.queues {
+            let comma = if numbers.is_empty() { "" } else { "," };
+            // Writing to a string does not fail.
+            let _ = write!(numbers, "{comma}{}", queue.as_raw_fd());
+        }
+        let mut words = vec!["--tap-fd".to_owned(), numbers];
+        if let Some(mtu) = self.mtu {
+            words.extend(["--mtu".to_owned(), mtu.to_string()]);
+        }
+        words
+    }
+
+    /// What it is to inherit.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = Arc<OwnedFd>> {
+        self.queues.iter().cloned()
+    }
+}
+
+/// Where the launcher notes what the interface of a NIC is called.
+pub(crate) fn interface_file(folder: &Path, id: &str) -> PathBuf {
+    folder.join(format!("{id}.interface"))
+}
+
+/// Plugs in one NIC of `machine`.
+pub(crate) fn attach(
+    machine: &Machine,
+    net: &strata_config::Net,
+    own: &OwnNet,
+) -> Result<Attachment, AttachError> {
+    let cable = Plug { id: net.id.as_str(), pairs: machine.net_queues(net), own };
+    match &own.cable {
+        Cable::Tap(name) => cable.tap(name),
+        Cable::Bridge { name, vlans } => cable.bridge(name, vlans),
+        Cable::Macvtap(parent) => cable.macvtap(parent),
+    }
+}
+
+/// A NIC being plugged in.
+struct Plug<'a> {
+    id: &'a str,
+    pairs: u16,
+    own: &'a OwnNet,
+}
+
+const ROOT: &str =
+    "run strata as root, or make a tap for this user (`ip tuntap add dev NAME mode tap user USER`)";
+
+impl Plug<'_> {
+    /// The error for what the system answered.
+    fn failed(&self, what: impl Into<String>) -> impl FnOnce(io::Error) -> AttachError {
+        let (id, what) = (self.id.to_owned(), what.into());
+        move |source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => AttachError::Permission { id, what, advice: ROOT },
+            _ => AttachError::System { id, what, source },
+        }
+    }
+
+    fn tap(&self, name: &str) -> Result<Attachment, AttachError> {
+        let mut links = Links::open().map_err(self.failed("ask for interfaces"))?;
+        let before = links.find(name).map_err(self.failed(format!("look for {name}")))?;
+        if let Some(seen) = &before {
+            if let Some(wanted) = self.own.mtu.filter(|wanted| u32::from(*wanted) != seen.mtu) {
+                let (id, name) = (self.id.to_owned(), name.to_owned());
+                return Err(AttachError::Mtu { id, name, has: seen.mtu, wanted });
+            }
+            let node = Path::new("/dev").join(format!("tap{}", seen.index));
+            if seen.macvtap {
+                let queues = macvtap::open(&node, self.pairs);
+                let queues = queues.map_err(self.failed(format!("open {}", node.display())))?;
+                return Ok(self.attachment(name.to_owned(), queues, seen.mtu, None));
+            }
+        }
+        let (name, queues) = self.open_tap(name)?;
+        let mtu = match before {
+            Some(seen) => seen.mtu,
+            None => {
+                let seen = self.seen(&mut links, &name)?;
+                let mtu = self.own.mtu.map_or(seen.mtu, u32::from);
+                let up =
+                    links.bring_up(seen.index, mtu, None).map_err(self.failed(format!("bring up {name}")));
+                up.map(|()| mtu)?
+            }
+        };
+        Ok(self.attachment(name, queues, mtu, None))
+    }
+
+    fn bridge(&self, bridge: &str, vlans: &Vlans) -> Result<Attachment, AttachError> {
+        let mut links = Links::open().map_err(self.failed("ask for interfaces"))?;
+        let seen = links.find(bridge).map_err(self.failed(format!("look for {bridge}")))?;
+        let advice = "; make it with `ip link add NAME type bridge`";
+        let missing = || self.missing("bridge", bridge, advice);
+        let Seen { index: master, mtu, bridge: kind, .. } = seen.ok_or_else(missing)?;
+        let (id, name) = (self.id.to_owned(), bridge.to_owned());
+        let Some(kind) = kind else { return Err(AttachError::NotABridge { id, name }) };
+        if *vlans != Vlans::default() && !kind.filters {
+            return Err(AttachError::NoVlans { id, name });
+        }
+        let (port, queues) = self.open_tap(PORT)?;
+        let index = self.seen(&mut links, &port)?.index;
+        let mtu = self.own.mtu.map_or(mtu, u32::from);
+        links
+            .enslave(index, master, self.own.mac.bytes())
+            .map_err(self.failed(format!("plug {port} into {bridge}")))?;
+        if *vlans != Vlans::default() {
+            let set = links.set_vlans(index, kind.default_vlan, vlans);
+            set.map_err(self.failed(format!("set the VLANs of {port} on {bridge}")))?;
+        }
+        // Last: no frame passes before the port is in its VLANs.
+        links.bring_up(index, mtu, None).map_err(self.failed(format!("bring up {port}")))?;
+        Ok(self.attachment(port, queues, mtu, None))
+    }
+
+    fn macvtap(&self, parent: &str) -> Result<Attachment, AttachError> {
+        let mut links = Links::open().map_err(self.failed("ask for interfaces"))?;
+        let seen = links.find(parent).map_err(self.failed(format!("look for {parent}")))?;
+        let seen =
+            seen.ok_or_else(|| self.missing("macvtap", parent, "; `ip link` lists those there are"))?;
+        let mtu = self.own.mtu.map_or(seen.mtu, u32::from);
+        let made = macvtap::make(&mut links, seen.index, self.own.mac.bytes(), mtu, self.pairs);
+        let (name, queues, namespace) = made.map_err(self.failed(format!("make a macvtap on {parent}")))?;
+        Ok(self.attachment(name, queues, mtu, Some(namespace)))
+    }
+
+    fn missing(&self, key: &'static str, name: &str, advice: &'static str) -> AttachError {
+        AttachError::Missing { id: self.id.to_owned(), key, name: name.to_owned(), advice }
+    }
+
+    /// An interface that was just made.
+    fn seen(&self, links: &mut Links, name: &str) -> Result<Seen, AttachError> {
+        let seen = links.find(name).map_err(self.failed(format!("look for {name}")))?;
+        seen.ok_or_else(|| self.missing("tap", name, ""))
+    }
+
+    /// Opens a tap, or makes it, with a queue per pair; its name and they.
+    fn open_tap(&self, name: &str) -> Result<(String, Vec<OwnedFd>), AttachError> {
+        tun::open(name, self.pairs).map_err(|source| {
+            let (id, name, pairs) = (self.id.to_owned(), name.to_owned(), self.pairs);
+            match source.raw_os_error() {
+                Some(libc::EBUSY) => AttachError::Busy { id, name },
+                Some(libc::EINVAL) => {
+                    let why =
+                        "it is no tap, or was made with or without `multi_queue`, unlike what is needed";
+                    AttachError::Mismatch { id, name, pairs, why }
+                }
+                Some(libc::E2BIG) => {
+                    AttachError::Mismatch { id, name, pairs, why: "another process has queues of it" }
+                }
+                _ => self.failed(format!("open the tap {}", name.replace("%d", "N")))(source),
+            }
+        })
+    }
+
+    fn attachment(
+        &self,
+        interface: String,
+        queues: Vec<OwnedFd>,
+        mtu: u32,
+        namespace: Option<OwnedFd>,
+    ) -> Attachment {
+        let queues = queues.into_iter().map(Arc::new).collect();
+        // What the guest's driver takes (Linux: 68 to 65535 without the Ethernet header).
+        let mtu = u16::try_from(mtu).ok().filter(|mtu| (68..=65_521).contains(mtu));
+        Attachment { interface, queues, mtu, _namespace: namespace }
+    }
+}
+
+#[cfg(test)]
+mod attach_test;

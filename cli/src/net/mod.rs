@@ -1,0 +1,133 @@
+//! `strata net`: the NICs of running machines, seen and changed while their guests use them.
+//!
+//! Talks to each NIC's vhost-net over its control socket (`io.strata.Net`), and to nothing else: the backend tells the
+//! guest. Refuses NICs that somebody else's backend serves. Nothing here is written to the machine file.
+
+mod capture;
+mod limit;
+mod stats;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use strata_config::{DeviceId, Machine, Name, NetSource};
+
+use crate::backend::{call, control_socket};
+use crate::control;
+use crate::run_dir::Running;
+
+/// Everything is answered from memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetCommand {
+    /// Plug a NIC's cable in or out; the guest sees it at once
+    Link {
+        #[command(flatten)]
+        target: Target,
+        /// In or out
+        #[arg(value_enum)]
+        state: Link,
+    },
+    /// Show what NICs are and what they have done since their backends were started
+    Stats(stats::StatsArgs),
+    /// Show a NIC's rate limits, or change them while its guest runs
+    ///
+    /// Limits that are not given stay as they are; 0 removes one. They last until the backend is started again, with
+    /// what the machine file says.
+    Limit(limit::LimitArgs),
+    /// Copy a NIC's frames to a file or a pipe, as pcapng, until Ctrl-C
+    ///
+    /// The guest does not wait for it: frames there is no room for are missing, and counted. Frames may be larger than
+    /// the MTU, and their checksums wrong, where the guest leaves cutting and summing to the host.
+    ///
+    /// Live: strata net capture web net0 | tshark -r -
+    #[command(verbatim_doc_comment)]
+    Capture(capture::CaptureArgs),
+    /// Have a guest announce its addresses to the switches on the way, as after a move of its cable
+    Announce {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Link {
+    Up,
+    Down,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The machine
+    machine: Name,
+    /// The NIC: net0, net1, ... or its id
+    nic: DeviceId,
+}
+
+pub(crate) fn run(command: &NetCommand) -> anyhow::Result<()> {
+    match command {
+        NetCommand::Link { target, state } => {
+            let up = json!({ "up": *state == Link::Up });
+            target.find()?.ask("SetLink", up).map(drop).context("cannot change the link")
+        }
+        NetCommand::Stats(args) => stats::run(args),
+        NetCommand::Limit(args) => limit::run(args),
+        NetCommand::Capture(args) => capture::run(args),
+        NetCommand::Announce { target } => {
+            target.find()?.ask("Announce", Value::Null).map(drop).context("cannot ask for an announcement")
+        }
+    }
+}
+
+/// A NIC that one of our backends serves.
+struct Served {
+    machine: String,
+    id: String,
+    socket: PathBuf,
+}
+
+impl Target {
+    fn find(&self) -> anyhow::Result<Served> {
+        let running = control::find(&self.machine)?;
+        let (name, id) = (&self.machine, self.nic.as_str());
+        let machine = machine_of(&running)?;
+        let Some(net) = machine.nets.iter().find(|net| net.id == self.nic) else {
+            let ids: Vec<&str> = machine.nets.iter().map(|net| net.id.as_str()).collect();
+            match ids.as_slice() {
+                [] => anyhow::bail!("{name} has no NIC {id}; it has none at all"),
+                ids => anyhow::bail!("{name} has no NIC {id}; it has {}", ids.join(", ")),
+            }
+        };
+        if let NetSource::Socket(path) = &net.source {
+            anyhow::bail!("{id} of {name} is served by another program, behind {}: ask that", path.display());
+        }
+        Ok(Served::new(&running, id))
+    }
+}
+
+impl Served {
+    fn new(running: &Running, id: &str) -> Self {
+        Self { machine: running.name(), id: id.to_owned(), socket: control_socket(&running.path, id) }
+    }
+
+    /// All of a machine's NICs.
+    fn all(running: &Running) -> anyhow::Result<Vec<Self>> {
+        let machine = machine_of(running)?;
+        let ours = machine.nets.iter().filter(|net| net.source.own().is_some());
+        Ok(ours.map(|net| Self::new(running, net.id.as_str())).collect())
+    }
+
+    fn ask(&self, method: &str, parameters: Value) -> anyhow::Result<Value> {
+        call(&self.socket, &format!("io.strata.Net.{method}"), parameters, PATIENCE)
+            .with_context(|| format!("{} of {}", self.id, self.machine))
+    }
+}
+
+/// What its launcher left in its folder.
+fn machine_of(running: &Running) -> anyhow::Result<Machine> {
+    Machine::from_file(&running.path.join("machine.json")).context("cannot read what the machine is")
+}
