@@ -248,6 +248,8 @@ impl RunArgs {
             profile: self.profile,
             vcpu: self.vcpu.unwrap_or_default(),
             backend: self.backend.unwrap_or_default(),
+            // The rest is for a file: it concerns a service manager, or is too long for a flag.
+            ..MachineFile::default()
         }
     }
 }

@@ -8,10 +8,12 @@ use std::time::Duration;
 use crate::entry::{DeviceEntry, DiskEntry};
 use crate::error::{ConfigError, nearest};
 use crate::file::MachineFile;
+use crate::identity::Uuid;
 use crate::kind::{device_id_of, known_device_types};
 use crate::machine::{Console, Disk, DiskSource, Format, GenericDevice, Machine, Memory};
 use crate::name::{DeviceId, Name};
 use crate::net::net;
+use crate::service::{self, Ready};
 use crate::serving::Serving;
 use crate::size::{DURATION_FORM, NumberOrText, Size, read_duration};
 use crate::vcpu::Profile;
@@ -70,13 +72,14 @@ impl TryFrom<MachineFile> for Machine {
                 reason: format!("{} devices; a machine has room for {MOST_DEVICES}", ids.len()),
             });
         }
+        let memory = memory_size(&file.memory.unwrap_or_else(|| "512M".into()))?;
         Ok(Self {
             kernel: non_empty("kernel", kernel)?,
             initrd: file.initrd.map(|path| non_empty("initrd", path)).transpose()?,
             cmdline,
             cpus,
             memory: Memory {
-                size: memory_size(&file.memory.unwrap_or_else(|| "512M".into()))?,
+                size: memory,
                 hugetlbfs: file.hugetlbfs.map(|path| non_empty("hugetlbfs", path)).transpose()?,
                 prefault: file.prefault.unwrap_or(false),
             },
@@ -91,9 +94,17 @@ impl TryFrom<MachineFile> for Machine {
             backend: file.backend.check().map_err(|error| error.inside("backend"))?,
             vcpu: file.vcpu.check(cpus).map_err(|error| error.inside("vcpu"))?,
             profile: Profile::check(file.profile.as_deref())?,
+            ready: Ready::check(file.ready.as_deref())?,
+            uuid: file.uuid.map(|text| uuid(&text)).transpose()?,
+            credentials: service::credentials(file.credentials, file.credential_files)?,
+            resources: file.resources.check(memory).map_err(|error| error.inside("resources"))?,
             name,
         })
     }
+}
+
+fn uuid(text: &str) -> Checked<Uuid> {
+    text.parse().map_err(|allowed| ConfigError::text("uuid", text, allowed))
 }
 
 fn memory_size(raw: &NumberOrText) -> Checked<u64> {

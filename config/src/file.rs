@@ -1,5 +1,6 @@
 //! The machine file as it is written: reading it from TOML or JSON, laying flags over it, its JSON Schema.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -11,6 +12,7 @@ use crate::error::ConfigError;
 use crate::name::Name;
 use crate::net::NetEntry;
 use crate::node::Node;
+use crate::service::ResourcesEntry;
 use crate::size::NumberOrText;
 use crate::vcpu::VcpuEntry;
 
@@ -81,6 +83,25 @@ pub struct MachineFile {
     /// What becomes of the guest while the process behind a device is gone.
     #[serde(default, skip_serializing_if = "BackendEntry::is_default")]
     pub backend: BackendEntry,
+    /// When systemd counts the machine as started: `vmm`, when its vCPUs run (the default), or `guest`, when the guest
+    /// writes the line `READY=1` to its /dev/hvc1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["vmm", "guest"]))]
+    pub ready: Option<String>,
+    /// The UUID the guest sees (SMBIOS type 1; systemd in the guest makes its machine id of it); default: made from the
+    /// host's machine id and the machine's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Credentials for systemd in the guest, by name, as text (SMBIOS type 11). Whoever may read this file may read
+    /// them: secrets belong into `credential_files`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub credentials: BTreeMap<String, String>,
+    /// Credentials by name, as files that are read when the machine starts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub credential_files: BTreeMap<String, PathBuf>,
+    /// The machine's share of the host, where systemd runs it.
+    #[serde(default, skip_serializing_if = "ResourcesEntry::is_default")]
+    pub resources: ResourcesEntry,
 }
 
 impl MachineFile {
@@ -138,6 +159,9 @@ impl MachineFile {
         let disks = self.disk.iter_mut().flat_map(|disk| [&mut disk.path, &mut disk.socket]);
         let nets = self.net.iter_mut().map(|net| &mut net.socket);
         let devices = self.device.iter_mut().map(|device| &mut device.socket);
+        for path in self.credential_files.values_mut().filter(|path| !path.as_os_str().is_empty()) {
+            *path = base.join(&path);
+        }
         for path in singles.into_iter().chain(disks).chain(nets).chain(devices).flatten() {
             // An empty path stays empty, to be refused as such.
             if !path.as_os_str().is_empty() {
@@ -195,6 +219,11 @@ impl MachineFile {
         win(&mut self.vcpu.sockets, over.vcpu.sockets);
         win(&mut self.vcpu.cores, over.vcpu.cores);
         win(&mut self.vcpu.threads, over.vcpu.threads);
+        win(&mut self.ready, over.ready);
+        win(&mut self.uuid, over.uuid);
+        self.credentials.extend(over.credentials);
+        self.credential_files.extend(over.credential_files);
+        self.resources.overlay(over.resources);
         add(&mut self.disk, over.disk, |disk| &disk.id);
         add(&mut self.net, over.net, |net| &net.id);
         add(&mut self.device, over.device, |device| &device.id);

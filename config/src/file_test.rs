@@ -74,7 +74,7 @@ fn the_published_schema_is_current() {
 fn the_schema_has_every_key_and_explains_it() {
     let schema = json_schema();
     let keys = schema["properties"].as_object().unwrap();
-    let all: Machine = "kernel = \"/k\"\ninitrd = \"/i\"\nhugetlbfs = \"/h\"\n[[disk]]\npath = \"/a\"\n[[net]]\ntap = \"t\"\n[[device]]\nsocket = \"/s\"\ntype = 4".parse().unwrap();
+    let all: Machine = "uuid = '6ba7b810-9dad-41d1-80b4-00c04fd430c8'\ncredentials.a = ''\ncredential_files.b = '/b'\nresources.cpu_weight = 1\nkernel = \"/k\"\ninitrd = \"/i\"\nhugetlbfs = \"/h\"\n[[disk]]\npath = \"/a\"\n[[net]]\ntap = \"t\"\n[[device]]\nsocket = \"/s\"\ntype = 4".parse().unwrap();
     let written = serde_json::to_value(all).unwrap();
     let written = written.as_object().unwrap();
     assert_eq!(written.keys().collect::<Vec<_>>(), keys.keys().collect::<Vec<_>>());

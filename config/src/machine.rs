@@ -12,6 +12,10 @@ use crate::error::ConfigError;
 use crate::file::MachineFile;
 use crate::name::{DeviceId, Name};
 use crate::net::Net;
+use crate::identity::Uuid;
+use crate::mac::Mac;
+use crate::name::{DeviceId, Name};
+use crate::service::{Credentials, Ready, Resources};
 use crate::serving::Serving;
 use crate::vcpu::{Profile, Vcpu};
 
@@ -56,6 +60,14 @@ pub struct Machine {
     pub backend: Backend,
     /// What exits are assumed to cost.
     pub profile: Profile,
+    /// When it counts as started.
+    pub ready: Ready,
+    /// The UUID its guest sees; `None`: whoever starts it makes one.
+    pub uuid: Option<Uuid>,
+    /// What its guest's service manager is handed.
+    pub credentials: Credentials,
+    /// Its share of the host, where systemd runs it.
+    pub resources: Resources,
 }
 
 /// Guest memory.

@@ -1,5 +1,6 @@
 //! From the checked machine back to the file, with every default written out: what the launcher hands the vmm.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::entry::{DeviceEntry, DiskEntry};
@@ -7,10 +8,19 @@ use crate::file::MachineFile;
 use crate::kind::device_name_of;
 use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine};
 use crate::net::NetEntry;
+use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine, Net, NetSource};
+use crate::service::CredentialSource;
 use crate::size::{NumberOrText, Size, write_duration};
 
 impl From<Machine> for MachineFile {
     fn from(machine: Machine) -> Self {
+        let (mut texts, mut files) = (BTreeMap::new(), BTreeMap::new());
+        for (name, source) in machine.credentials {
+            match source {
+                CredentialSource::Text(text) => drop(texts.insert(name, text)),
+                CredentialSource::File(path) => drop(files.insert(name, path)),
+            }
+        }
         Self {
             name: Some(machine.name.to_string()),
             kernel: Some(machine.kernel),
@@ -31,6 +41,11 @@ impl From<Machine> for MachineFile {
             backend: machine.backend.into(),
             profile: Some(machine.profile.as_str().to_owned()),
             vcpu: machine.vcpu.into(),
+            ready: Some(machine.ready.as_str().to_owned()),
+            uuid: machine.uuid.map(|uuid| uuid.to_string()),
+            credentials: texts,
+            credential_files: files,
+            resources: machine.resources.into(),
         }
     }
 }
