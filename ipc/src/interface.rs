@@ -14,6 +14,7 @@ use zlink::futures_util::stream::Empty;
 use zlink::service::{HandleResult, Infallible, MethodReply, ReplyStreamItem};
 use zlink::{Call, Connection, proxy};
 
+use crate::instance;
 use crate::types::{Control, Refused, Statistics, Status};
 
 /// The interface's name.
@@ -91,12 +92,22 @@ impl Service {
                     "product": "Strata vmm",
                     "version": env!("CARGO_PKG_VERSION"),
                     "url": "",
-                    "interfaces": [INTERFACE, SERVICE],
+                    "interfaces": [INTERFACE, instance::INTERFACE, SERVICE],
                 }),
                 Vec::new(),
             )),
             "org.varlink.service.GetInterfaceDescription" => describe(parameters),
-            method => Err(WireError::service("MethodNotFound", json!({ "method": method }))),
+            method => {
+                let of_systemd =
+                    method.strip_prefix(instance::INTERFACE).and_then(|rest| rest.strip_prefix('.'));
+                match of_systemd.and_then(|name| instance::answer(&*self.0, name)) {
+                    Some(Ok(value)) => Ok((value, Vec::new())),
+                    Some(Err(_)) => {
+                        Err(WireError { error: instance::NOT_SUPPORTED.to_owned(), parameters: json!({}) })
+                    }
+                    None => Err(WireError::service("MethodNotFound", json!({ "method": method }))),
+                }
+            }
         }
     }
 }
@@ -118,6 +129,7 @@ fn describe(parameters: &Map<String, Value>) -> Answer {
     };
     let description = match name {
         INTERFACE => DESCRIPTION,
+        instance::INTERFACE => instance::DESCRIPTION,
         SERVICE => SERVICE_DESCRIPTION,
         _ => return Err(WireError::service("InterfaceNotFound", json!({ "interface": name }))),
     };

@@ -163,13 +163,34 @@ fn the_console_comes_as_a_descriptor() {
 }
 
 #[test]
+fn machinectl_speaks_to_the_machine_in_its_own_words() {
+    let served = served(Limits::default());
+    let mut stream = connected(&served);
+    let mut ask =
+        |method: &str| call(&mut stream, &format!("io.systemd.MachineInstance.{method}"), json!({}));
+    assert_eq!(ask("QueryStatus")["parameters"], json!({"running": true, "status": "running"}));
+    assert_eq!(ask("Pause")["parameters"], json!({}));
+    assert_eq!(ask("QueryStatus")["parameters"]["running"], false);
+    ask("Resume");
+    let refused = json!("io.systemd.MachineInstance.NotSupported");
+    assert_eq!(ask("PowerOff")["error"], refused);
+    assert_eq!(ask("SubscribeEvents")["error"], refused);
+    assert_eq!(ask("Nonsense")["error"], "org.varlink.service.MethodNotFound");
+    ask("Terminate");
+    assert_eq!(served.control.quits.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn any_varlink_client_finds_the_interface() {
     let served = served(Limits::default());
     let mut stream = connected(&served);
     let info = call(&mut stream, "org.varlink.service.GetInfo", json!({}));
     let parameters = &info["parameters"];
     assert_eq!(parameters["vendor"], "Strata");
-    assert_eq!(parameters["interfaces"], json!(["io.strata.Machine", "org.varlink.service"]));
+    assert_eq!(
+        parameters["interfaces"],
+        json!(["io.strata.Machine", "io.systemd.MachineInstance", "org.varlink.service"])
+    );
 
     let name = json!({"interface": "io.strata.Machine"});
     let reply = call(&mut stream, "org.varlink.service.GetInterfaceDescription", name);

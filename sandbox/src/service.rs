@@ -10,6 +10,7 @@ use std::os::fd::RawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use crate::sys;
 
@@ -55,7 +56,10 @@ pub fn listeners() -> Result<Vec<RawFd>, ServiceError> {
 
 /// The way to the service manager, or to nobody.
 #[derive(Debug, Default)]
-pub struct Notify(Option<UnixDatagram>);
+pub struct Notify {
+    socket: Option<UnixDatagram>,
+    watched: Option<Duration>,
+}
 
 impl Notify {
     /// Connects to `NOTIFY_SOCKET`; without one, what is said goes nowhere. Call it after
@@ -63,21 +67,37 @@ impl Notify {
     #[must_use]
     pub fn from_environment() -> Self {
         let Some(address) = std::env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty()) else {
-            return Self(None);
+            return Self::default();
         };
         match connect(&address) {
-            Ok(socket) => Self(Some(socket)),
+            Ok(socket) => {
+                let variable = |name| std::env::var(name).ok();
+                let watched = interval(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+                Self { socket: Some(socket), watched }
+            }
             Err(error) => {
                 tracing::warn!("nobody is told of this service's state: NOTIFY_SOCKET {address:?}: {error}");
-                Self(None)
+                Self::default()
             }
         }
+    }
+
+    /// How often [`Notify::alive`] has to be called: half of what the manager waits (sd_watchdog_enabled(3)). `None`: it
+    /// does not watch.
+    #[must_use]
+    pub fn watched(&self) -> Option<Duration> {
+        self.watched
+    }
+
+    /// The thread that the service stands and falls with has come round again.
+    pub fn alive(&self) {
+        self.send("WATCHDOG=1");
     }
 
     /// Whether anybody listens.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.0.is_some()
+        self.socket.is_some()
     }
 
     /// The service does its work from now on.
@@ -97,11 +117,22 @@ impl Notify {
 
     fn send(&self, message: &str) {
         // A manager that is busy or gone is no reason to hold up a guest.
-        if let Some(socket) = &self.0
+        if let Some(socket) = &self.socket
             && let Err(error) = socket.send(message.as_bytes())
         {
             tracing::debug!("the service manager was not told: {error}");
         }
+    }
+}
+
+/// Half of the watchdog's time, if it is this process that is watched.
+fn interval(usec: Option<String>, pid: Option<String>) -> Option<Duration> {
+    if pid.is_some_and(|pid| pid.parse() != Ok(std::process::id())) {
+        return None;
+    }
+    match usec?.parse() {
+        Ok(usec @ 1..) => Some(Duration::from_micros(usec) / 2),
+        _ => None,
     }
 }
 

@@ -1,6 +1,8 @@
 use std::os::unix::net::UnixDatagram;
 
-use super::{Notify, connect, one_line};
+use std::time::Duration;
+
+use super::{Notify, connect, interval, one_line};
 
 fn said(socket: &UnixDatagram) -> String {
     let mut bytes = [0; 256];
@@ -13,7 +15,7 @@ fn a_state_is_one_message_of_assignments() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
-    let notify = Notify(Some(connect(path.as_os_str()).unwrap()));
+    let notify = Notify { socket: Some(connect(path.as_os_str()).unwrap()), watched: None };
     // The path is not needed once it is connected: the sandbox has none.
     std::fs::remove_file(&path).unwrap();
     notify.ready("two\nlines");
@@ -22,6 +24,20 @@ fn a_state_is_one_message_of_assignments() {
     assert_eq!(said(&manager), "STATUS=busy");
     notify.stopping("asked to");
     assert_eq!(said(&manager), "STOPPING=1\nSTATUS=asked to");
+    notify.alive();
+    assert_eq!(said(&manager), "WATCHDOG=1");
+}
+
+#[test]
+fn a_watchdog_is_fed_twice_in_its_time_and_only_by_whom_it_watches() {
+    let text = |text: &str| Some(text.to_owned());
+    let us = std::process::id().to_string();
+    assert_eq!(interval(text("60000000"), text(&us)), Some(Duration::from_secs(30)));
+    assert_eq!(interval(text("60000000"), None), Some(Duration::from_secs(30)));
+    assert_eq!(interval(text("60000000"), text("1")), None);
+    assert_eq!(interval(text("0"), None), None);
+    assert_eq!(interval(text("soon"), None), None);
+    assert_eq!(interval(None, text(&us)), None);
 }
 
 #[test]
@@ -30,7 +46,7 @@ fn abstract_addresses_work_and_relative_paths_do_not() {
     let name = format!("strata-notify-{}", std::process::id());
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let manager = UnixDatagram::bind_addr(&address).unwrap();
-    let notify = Notify(Some(connect(format!("@{name}").as_ref()).unwrap()));
+    let notify = Notify { socket: Some(connect(format!("@{name}").as_ref()).unwrap()), watched: None };
     notify.status("here");
     assert_eq!(said(&manager), "STATUS=here");
     assert!(connect("notify".as_ref()).is_err());
@@ -45,7 +61,7 @@ fn nobody_is_told_anything_without_a_manager() {
     // Nor by one that has gone.
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     drop(theirs);
-    Notify(Some(ours)).stopping("");
+    Notify { socket: Some(ours), watched: None }.stopping("");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod endpoint;
 mod file;
 mod life;
 mod parts;
+mod ready;
 mod service;
 mod shared;
 mod signals;
@@ -32,6 +33,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 pub use life::{Command, Event, Failure};
+pub use ready::Said;
 pub use shared::{Meters, Shared};
 use strata_config::ConfigError;
 use strata_sandbox::{Namespaces, Role, SandboxError, Spec};
@@ -47,6 +49,7 @@ use crate::x86::acpi::AcpiError;
 use crate::x86::boot::BootError;
 use crate::x86::cmdline::TooLong;
 use crate::x86::kernel::KernelError;
+use crate::x86::smbios::SmbiosError;
 
 /// Why a machine could not be run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +90,9 @@ pub enum MachineError {
     /// ACPI tables.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
+    /// SMBIOS tables.
+    #[error(transparent)]
+    Smbios(#[from] SmbiosError),
     /// The PCI bus.
     #[error("cannot make the PCI bus")]
     Pci(#[from] PciError),
@@ -126,10 +132,11 @@ pub fn run(args: &Args) -> Result<(), MachineError> {
     let machine = file::read(&args.machine)?;
     let sandboxed = machine.sandbox && !args.no_sandbox;
     signals::block().map_err(MachineError::system("block signals"))?;
-    let _held = match args.namespaces {
+    // Never let go of but by the process's end: the filter has no flock to do it with.
+    let _held = std::mem::ManuallyDrop::new(match args.namespaces {
         Namespaces::Given => Some(service::hold(&args.run_dir, &machine)?),
         Namespaces::Own => None,
-    };
+    });
     let host = Host::open()?;
     host.require_hardware()?;
     let mut parts = parts::Parts::open(machine, args, host)?;
@@ -152,7 +159,7 @@ pub fn run(args: &Args) -> Result<(), MachineError> {
     if let Some(isolated) = isolated {
         isolated.lock()?;
     }
-    life::Life::new(parts, ram, Arc::new(shadow))?.run()
+    life::Life::new(parts, ram, Arc::new(shadow), args.namespaces)?.run()
 }
 
 /// The descriptors that are ours although we did not open them.

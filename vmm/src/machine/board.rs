@@ -29,6 +29,8 @@ use crate::legacy::uart::{self, Line};
 use crate::memory::Ram;
 use crate::pci::{Pci, PciDevice, PciWindows, SPARE_PAGE, Shadow};
 use crate::x86::{acpi, layout};
+use crate::pci::{Pci, PciDevice, PciWindows, Shadow};
+use crate::x86::{acpi, layout, smbios};
 
 /// How long vCPUs get to leave the guest and whatever device they are in.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -118,6 +120,7 @@ impl Board {
             windows: vec![windows.mmio32.clone(), windows.registers()],
         };
         let rsdp = acpi::write(&ram.memory, &facts)?;
+        smbios::write(&ram.memory, &parts.identity)?;
         let start = parts.payload.load(&ram.memory, ram.size, rsdp)?;
 
         let mut cpuid = None;

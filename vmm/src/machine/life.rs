@@ -5,14 +5,16 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use strata_config::Ready;
 use strata_config::WhenLost;
 use strata_ipc::{MachineState, Refused};
+use strata_sandbox::Namespaces;
 
 use super::board::{Board, Keep};
 use super::parts::Parts;
 use super::shared::Shared;
 use super::terminals::Terminals;
-use super::{MachineError, backends, signals};
+use super::{MachineError, Said, backends, ready, signals};
 use crate::control::{self, Facts, Remote};
 use crate::frontend::{Handle, Hook, State};
 use crate::kvm::kick;
@@ -48,6 +50,10 @@ pub enum Event {
     Backends,
     /// Somebody wants the machine to end.
     Signal(Signal),
+    /// Somebody asks and waits for no answer.
+    Asked(Command),
+    /// The guest says how it is.
+    Guest(Said),
     /// Somebody asks over the control socket, and waits for the answer.
     Command(Command, SyncSender<Result<(), Refused>>),
 }
@@ -61,6 +67,8 @@ pub enum Command {
     Resume,
     /// Press the power button.
     PowerOff,
+    /// Press the power button, and start again when the guest is off; reset it if it does not heed.
+    Restart,
     /// Reset the machine.
     Reboot,
     /// End at once.
@@ -124,24 +132,35 @@ pub(super) struct Life {
     backends: Vec<Handle>,
     /// The vCPUs stand because a backend is gone.
     held: bool,
+    // The guest was told to power off in order to boot again.
+    comes_back: bool,
 }
 
 impl Life {
     /// Connects the backends and starts everything that is not a vCPU.
-    pub(super) fn new(mut parts: Parts, ram: Ram, shadow: Arc<Shadow>) -> Result<Self, MachineError> {
+    /// `manager`: whether a service manager runs this.
+    pub(super) fn new(
+        mut parts: Parts,
+        ram: Ram,
+        shadow: Arc<Shadow>,
+        manager: Namespaces,
+    ) -> Result<Self, MachineError> {
         let thread = || MachineError::system("start a thread");
         kick::install().map_err(MachineError::system("install a signal handler"))?;
         let (events, inbox) = mpsc::channel();
-        signals::watch(events.clone()).map_err(thread())?;
+        signals::watch(events.clone(), manager).map_err(thread())?;
         let (terminals, console) =
             Terminals::new(parts.console.take(), parts.serial.take()).map_err(thread())?;
         let told = events.clone();
         let hook = Hook(Arc::new(move || drop(told.send(Event::Backends))));
         let backends = backends::connect(&parts.backends, &ram.memory, &hook)?;
         let (devices, handles): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
-        // The console comes first: its place does not depend on how many disks there are.
-        let devices = console.into_iter().chain(devices).collect();
-        let shared = Arc::new(Shared::new(std::mem::take(&mut parts.notify)));
+        let ready = parts.machine.ready;
+        let notify = (ready == Ready::Guest).then(|| ready::device(events.clone()).map_err(thread()));
+        // The console comes first: its place does not depend on how many disks there are. The one for readiness comes
+        // last, so that it moves no other.
+        let devices = console.into_iter().chain(devices).chain(notify.transpose()?).collect();
+        let shared = Arc::new(Shared::new(std::mem::take(&mut parts.notify), ready));
         let facts = Facts {
             name: parts.machine.name.to_string(),
             cpus: parts.machine.cpus.into(),
@@ -167,6 +186,7 @@ impl Life {
             asked_to_end: false,
             backends: handles,
             held: false,
+            comes_back: false,
         })
     }
 
@@ -203,7 +223,7 @@ impl Life {
     fn build(&mut self) -> Result<Board, MachineError> {
         let devices = std::mem::take(&mut self.devices);
         self.shared.set_state(MachineState::Booting);
-        (self.deadline, self.panicked) = (None, false);
+        (self.deadline, self.panicked, self.comes_back) = (None, false, false);
         let keep = Keep {
             parts: &self.parts,
             ram: &self.ram,
@@ -225,7 +245,7 @@ impl Life {
     fn drain(&mut self) {
         let mut kept = Vec::new();
         while let Ok(event) = self.inbox.try_recv() {
-            if matches!(event, Event::Signal(_) | Event::Command(..) | Event::Backends) {
+            if matches!(event, Event::Signal(_) | Event::Asked(_) | Event::Command(..) | Event::Backends) {
                 kept.push(event);
             }
         }
@@ -236,18 +256,38 @@ impl Life {
 
     fn live(&mut self, board: &Board) -> Outcome {
         loop {
-            let event = match &self.deadline {
-                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some((deadline, _)) => {
-                    self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            let outcome = match self.next() {
+                Some(event) => self.handle(event, board),
+                None if self.comes_back => {
+                    tracing::warn!("the guest does not power off; it is reset");
+                    Some(Outcome::Again)
                 }
-            };
-            let outcome = match event {
-                Ok(event) => self.handle(event, board),
-                Err(_) => self.deadline.take().map(|(_, failure)| Outcome::Badly(failure)),
+                None => self.deadline.take().map(|(_, failure)| Outcome::Badly(failure)),
             };
             if let Some(outcome) = outcome {
                 return outcome;
+            }
+        }
+    }
+
+    /// The next event; `None`: patience with the guest has ended. This thread is the one that everything depends on, so
+    /// it is the one that says that the machine lives.
+    fn next(&self) -> Option<Event> {
+        let watched = self.shared.watched();
+        loop {
+            let left = self.deadline.as_ref().map(|(end, _)| end.saturating_duration_since(Instant::now()));
+            let event = match left.into_iter().chain(watched).min() {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => self.inbox.recv_timeout(wait),
+            };
+            if watched.is_some() {
+                self.shared.tell_alive();
+            }
+            match event {
+                Ok(event) => return Some(event),
+                Err(RecvTimeoutError::Timeout)
+                    if left.is_none_or(|left| watched.is_some_and(|it| it < left)) => {}
+                Err(_) => return None,
             }
         }
     }
@@ -256,6 +296,7 @@ impl Life {
         match event {
             Event::Reset if !self.parts.machine.no_reboot => Some(Outcome::Again),
             Event::Reset if self.panicked => Some(Outcome::Badly(Failure::Panicked)),
+            Event::PowerOff if self.comes_back && !self.asked_to_end => Some(Outcome::Again),
             Event::Reset | Event::PowerOff => Some(Outcome::Well),
             Event::Panicked { crash_kernel: true } => {
                 tracing::warn!("the guest panicked and goes on into its crash kernel");
@@ -263,7 +304,7 @@ impl Life {
             }
             Event::Panicked { crash_kernel: false } => {
                 tracing::error!("the guest panicked");
-                self.panicked = true;
+                (self.panicked, self.comes_back) = (true, false);
                 let patience = match cmdline::panic_timeout(&self.parts.machine.cmdline) {
                     0 => LAST_WORDS,
                     seconds => LATE_RESET + Duration::from_secs(seconds.max(0).unsigned_abs()),
@@ -281,6 +322,11 @@ impl Life {
                 None
             }
             Event::Signal(signal) => self.signal(signal, board),
+            Event::Asked(command) => self.obey(command, board).1,
+            Event::Guest(said) => {
+                self.shared.hear(&said);
+                None
+            }
             Event::Command(command, reply) => {
                 let (answer, outcome) = self.obey(command, board);
                 // Whoever asked may have gone.
@@ -316,8 +362,7 @@ impl Life {
             return Some(Outcome::Badly(Failure::Killed(signal.as_str())));
         }
         tracing::info!("{signal}: pressing the power button");
-        self.asked_to_end = true;
-        self.held = false;
+        (self.asked_to_end, self.comes_back, self.held) = (true, false, false);
         if self.shared.state() == MachineState::Paused {
             // A guest that stands cannot power off.
             board.open();
@@ -348,10 +393,20 @@ impl Life {
                 board.open();
                 self.shared.set_state(MachineState::Running);
             }
-            Command::PowerOff if self.shared.state() == MachineState::Paused => {
+            Command::PowerOff | Command::Restart if self.shared.state() == MachineState::Paused => {
                 answer = Err(Refused::new("the machine is paused; resume it first"));
             }
             Command::PowerOff => board.press_power_button(),
+            Command::Restart if self.asked_to_end => {
+                answer = Err(Refused::new("the machine is ending"));
+            }
+            Command::Restart => {
+                tracing::info!("pressing the power button, to start again");
+                self.comes_back = true;
+                board.press_power_button();
+                let patience = self.parts.machine.stop_timeout;
+                self.deadline.get_or_insert((Instant::now() + patience, Failure::Stubborn(patience)));
+            }
             Command::Reboot => outcome = Some(Outcome::Again),
             Command::Quit => outcome = Some(Outcome::Well),
         }

@@ -59,6 +59,7 @@ fn machine(code: &[u8], extra: &str) -> Option<Life> {
         host,
         cpuid,
         payload,
+        identity: crate::x86::smbios::Facts::default(),
         huge_pages: None,
         control: None,
         console: None,
@@ -69,7 +70,7 @@ fn machine(code: &[u8], extra: &str) -> Option<Life> {
     };
     let ram = Ram::new(32 << 20, false, None, |_| Err(std::io::ErrorKind::Unsupported.into())).unwrap();
     ram.memory.write_obj(COUNTER, 0_u32).unwrap();
-    Some(Life::new(parts, ram, Arc::new(Shadow::anonymous().unwrap())).unwrap())
+    Some(Life::new(parts, ram, Arc::new(Shadow::anonymous().unwrap()), Namespaces::Own).unwrap())
 }
 
 type Ended = JoinHandle<Result<(), MachineError>>;
@@ -187,6 +188,28 @@ fn reboot_from_outside_starts_the_guest_again() {
     }
     ask(&events, Command::Quit).unwrap();
     ended.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_restart_waits_for_the_guest_and_then_does_not() {
+    // count; halt for ever: it heeds no button.
+    let code = [&COUNT[..], &[0xf4, 0xeb, 0xfd]].concat();
+    let Some(life) = machine(&code, "stop_timeout = \"50ms\"") else { return };
+    let (ended, events, shared, memory) = start(life);
+    let count = |wanted| wait_for("the guest", || memory.read_obj::<u32>(COUNTER).unwrap() == wanted);
+    count(1);
+    // It powers off, as its button said: a machine that starts again.
+    events.send(Event::Asked(Command::Restart)).unwrap();
+    events.send(Event::PowerOff).unwrap();
+    count(2);
+    // It does not heed, and is reset.
+    events.send(Event::Asked(Command::Restart)).unwrap();
+    count(3);
+    assert_eq!(shared.reboots(), 2);
+    // Who is told to end while it should start again ends.
+    events.send(Event::Asked(Command::Restart)).unwrap();
+    events.send(Event::Signal(Signal::SIGTERM)).unwrap();
+    assert_eq!(failure(ended), Failure::Stubborn(Duration::from_millis(50)));
 }
 
 #[test]

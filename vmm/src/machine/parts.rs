@@ -6,10 +6,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use strata_config::{Console, Halt, Machine};
+use strata_config::{Console, Machine, Uuid};
 use strata_sandbox::Notify;
 
 use super::endpoint::Endpoint;
-use super::{MachineError, backends};
+use super::{MachineError, backends, service};
 use crate::args::Args;
 use crate::frontend::Settings;
 use crate::kvm::cpuid::{Template, Wanted};
@@ -18,6 +19,7 @@ use crate::memory::HugePages;
 use crate::x86::boot::Payload;
 use crate::x86::cmdline::{self, Facts};
 use crate::x86::kernel::{Kernel, Source};
+use crate::x86::smbios;
 
 /// The control socket's name in the machine's folder.
 const CONTROL: &str = "control.sock";
@@ -29,6 +31,8 @@ pub(super) struct Parts {
     pub(super) host: Host,
     pub(super) cpuid: Template,
     pub(super) payload: Payload,
+    /// What the guest's firmware tables say of it.
+    pub(super) identity: smbios::Facts,
     pub(super) huge_pages: Option<HugePages>,
     /// Taken by whoever serves it, as are the terminals.
     pub(super) control: Option<UnixListener>,
@@ -54,6 +58,12 @@ impl Parts {
         let cmdline = cmdline::complete(&machine.cmdline, facts, kernel.cmdline_limit())?;
         let payload = Payload { kernel, initrd, cmdline };
         payload.place(machine.memory.size)?;
+        let identity = smbios::Facts {
+            name: machine.name.to_string(),
+            uuid: machine.uuid.map(Uuid::bytes).unwrap_or_default(),
+            credentials: service::credentials(&machine)?,
+        };
+        smbios::check(&identity)?;
 
         host.require_vcpus(machine.cpus.into())?;
         if machine.vcpu.halt == Halt::Guest {
@@ -84,6 +94,7 @@ impl Parts {
             host,
             cpuid,
             payload,
+            identity,
             huge_pages,
             control,
             console,

@@ -3,10 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use strata_config::Ready;
 use strata_ipc::MachineState;
 use strata_sandbox::Notify;
 
+use super::Said;
 use crate::kvm::run::Exits;
 use crate::kvm::stats::Stats;
 
@@ -23,6 +26,7 @@ pub struct Meters {
 #[derive(Debug)]
 pub struct Shared {
     notify: Notify,
+    ready: Ready,
     told_ready: AtomicBool,
     state: Mutex<MachineState>,
     meters: Mutex<Meters>,
@@ -31,15 +35,16 @@ pub struct Shared {
 
 impl Default for Shared {
     fn default() -> Self {
-        Self::new(Notify::default())
+        Self::new(Notify::default(), Ready::default())
     }
 }
 
 impl Shared {
-    /// `notify`: the service manager, told of every state.
-    pub(super) fn new(notify: Notify) -> Self {
+    /// `notify`: the service manager, told of every state; `ready`: what it takes as readiness.
+    pub(super) fn new(notify: Notify, ready: Ready) -> Self {
         Self {
             notify,
+            ready,
             told_ready: AtomicBool::new(false),
             state: Mutex::new(MachineState::Booting),
             meters: Mutex::default(),
@@ -58,12 +63,38 @@ impl Shared {
     pub(super) fn set_state(&self, state: MachineState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         let status = format!("the guest is {}", state.as_str());
-        // Ready once: a guest that reboots does not start the service again.
-        if state == MachineState::Running && !self.told_ready.swap(true, Ordering::Relaxed) {
-            self.notify.ready(&status);
+        if state == MachineState::Running && self.ready == Ready::Vmm {
+            self.tell_ready(&status);
         } else {
             self.notify.status(&status);
         }
+    }
+
+    /// The guest has said something of itself.
+    pub(super) fn hear(&self, said: &Said) {
+        match said {
+            Said::Ready => self.tell_ready("the guest is up"),
+            Said::Status(status) => self.notify.status(&format!("the guest: {status}")),
+        }
+    }
+
+    /// Ready once: a guest that reboots does not start the service again.
+    fn tell_ready(&self, status: &str) {
+        if self.told_ready.swap(true, Ordering::Relaxed) {
+            self.notify.status(status);
+        } else {
+            self.notify.ready(status);
+        }
+    }
+
+    /// How often the service manager has to be told that the owner is alive, if it watches.
+    pub(super) fn watched(&self) -> Option<Duration> {
+        self.notify.watched()
+    }
+
+    /// The owner is alive.
+    pub(super) fn tell_alive(&self) {
+        self.notify.alive();
     }
 
     /// The machine ends, for good.

@@ -36,7 +36,9 @@ pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const CMDLINE: u64 = 0x20000;
 /// ACPI tables, where a kernel that is told nothing looks for them (ACPI 6.4, 5.2.5.1).
-pub const ACPI: Range<u64> = 0xe_0000..RESET_VECTOR;
+pub const ACPI: Range<u64> = 0xe_0000..SMBIOS.start;
+/// SMBIOS tables, their entry point first, where a kernel without EFI looks for it (DSP0134 3.6, 5.2.2).
+pub const SMBIOS: Range<u64> = 0xf_0000..RESET_VECTOR;
 /// Where a PC begins in real mode: F000:FFF0. What lies here resets the machine.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM from here to 1 MiB is not used: a kernel expects video memory and ROMs there.

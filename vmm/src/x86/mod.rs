@@ -7,3 +7,4 @@ pub mod cmdline;
 pub mod kernel;
 pub mod layout;
 pub mod paging;
+pub mod smbios;

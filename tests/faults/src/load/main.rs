@@ -164,7 +164,7 @@ fn attend(
                             Command::PowerOff => wanted.stop.store(true, Ordering::Release),
                             Command::Reboot => drop(wanted.resets.fetch_add(1, Ordering::AcqRel)),
                             Command::Quit => bail!("told to quit"),
-                            Command::Pause | Command::Resume => {}
+                            Command::Pause | Command::Resume | Command::Restart => {}
                         }
                         let _ = answer.send(Ok(()));
                     }
