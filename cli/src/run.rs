@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use anyhow::Context;
-use strata_config::{ConfigError, Console, Machine, MachineFile};
+use strata_config::{ConfigError, Console, Machine, MachineFile, Resources};
 
 use crate::args::RunArgs;
 use crate::escape::Mode;
@@ -37,6 +37,7 @@ pub(crate) fn machine(args: RunArgs) -> Result<Machine, ConfigError> {
     let mut machine: Machine = file.try_into()?;
     machine.profile = profile::resolve(machine.profile);
     Ok(machine)
+    file.try_into().map(crate::unit::identified)
 }
 
 /// Runs the machine to its end.
@@ -59,6 +60,9 @@ pub(crate) fn run(machine: &Machine) -> anyhow::Result<()> {
         (None, None)
     };
     let vmm = plan::vmm(machine, run_dir.path(), far)?;
+    if machine.resources != Resources::default() {
+        say("strata: note: `resources` are for systemd to give (strata-vm@NAME); this run has no limits");
+    }
     if !machine.sandbox {
         say("strata: WARNING: the processes run WITHOUT their sandboxes");
     }

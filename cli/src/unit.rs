@@ -6,14 +6,18 @@
 
 mod dropin;
 mod machines;
+mod register;
 #[cfg(test)]
 mod unit_test;
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use strata_config::{Machine, Name};
+use strata_config::{Machine, Name, Uuid};
 
 use crate::say::{print, say};
 use dropin::Files;
@@ -32,6 +36,9 @@ pub(crate) struct UnitArgs {
     /// Write the files there, as a systemd generator does
     #[arg(long, value_name = "FOLDER", conflicts_with = "name")]
     pub(crate) generator: Option<PathBuf>,
+    /// Enter the machine, whose vmm is this process, into systemd-machined's list; its unit does this
+    #[arg(long, value_name = "PID", requires = "name", conflicts_with = "generator", hide = true)]
+    pub(crate) register: Option<u32>,
 }
 
 /// Shows, or as a generator writes, the drop-ins.
@@ -42,12 +49,15 @@ pub(crate) fn run(args: &UnitArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.generator {
         return generate(&args.machines, folder);
     }
+    if let (Some(name), Some(pid)) = (&args.name, args.register) {
+        return register::register(name, pid);
+    }
     let names = match &args.name {
         Some(name) => vec![name.clone()],
         None => machines::names(&args.machines)?,
     };
     for name in names {
-        let machine = machines::read(&args.machines, &name)?;
+        let machine = identified(machines::read(&args.machines, &name)?);
         for (path, text) in dropin::of(&machine)? {
             print(&format!("# /run/systemd/generator/{}\n{text}\n", path.display()))?;
         }
@@ -60,7 +70,7 @@ fn generate(machines: &Path, folder: &Path) -> anyhow::Result<()> {
     for name in machines::names(machines)? {
         let files = machines::read(machines, &name).map_err(anyhow::Error::from).and_then(|machine| {
             unique(&machine, &mut instances)?;
-            dropin::of(&machine)
+            dropin::of(&identified(machine))
         });
         let files = files.unwrap_or_else(|error| {
             say(format_args!(
@@ -72,6 +82,14 @@ fn generate(machines: &Path, folder: &Path) -> anyhow::Result<()> {
         write(folder, files)?;
     }
     Ok(())
+}
+
+/// With a UUID in any case.
+pub(crate) fn identified(mut machine: Machine) -> Machine {
+    // A host without an id has no systemd either; then the name alone has to do.
+    let host = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    machine.uuid.get_or_insert_with(|| Uuid::generated(&host, &machine.name));
+    machine
 }
 
 /// `a-b`'s device `c` and `a`'s device `b-c` would be one instance.
@@ -90,7 +108,12 @@ fn write(folder: &Path, files: Files) -> anyhow::Result<()> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         }
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        // What is made of a machine file can be read by whom that file can be read by at most: root.
+        let mode = if path.extension().is_some_and(|suffix| suffix == "json") { 0o600 } else { 0o644 };
+        let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&path);
+        written
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

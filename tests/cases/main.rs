@@ -16,6 +16,7 @@ mod nested;
 mod net;
 mod sandbox;
 mod switch;
+mod systemd;
 mod unprivileged;
 
 use std::path::PathBuf;
@@ -79,6 +80,7 @@ fn all() -> Vec<Case> {
         foreign::cases(),
         budget::cases(),
         nested::cases(),
+        systemd::cases(),
     ]
     .concat()
 }

@@ -21,10 +21,12 @@ pub mod locked;
 pub mod measure;
 pub mod net;
 pub mod peers;
+pub mod node;
 pub mod process;
 pub mod programs;
 pub mod qemu;
 pub mod report;
 pub mod strata;
+pub mod stream;
 
 pub use case::{Case, Context, Needs, skip};

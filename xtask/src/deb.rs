@@ -23,6 +23,15 @@ pub(crate) struct Arguments {
     out: Option<PathBuf>,
 }
 
+/// What a package is made for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Packing {
+    /// To be sent.
+    Small,
+    /// To be unpacked where time is dear.
+    Quick,
+}
+
 /// Builds the package; says where it is.
 ///
 /// # Errors
@@ -33,20 +42,34 @@ pub(crate) fn run(top: &Path, arguments: &Arguments) -> anyhow::Result<()> {
         None => release(top)?,
     };
     let out = arguments.out.clone().unwrap_or_else(|| top.join("target/debian"));
+    let package = package(top, &programs, &out, Packing::Small)?;
+    say(&format!("{}", package.display()));
+    Ok(())
+}
+
+/// Builds the package of `programs` into `out`, `packed` so.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn package(top: &Path, programs: &Path, out: &Path, packed: Packing) -> anyhow::Result<PathBuf> {
     let tree = tempfile::Builder::new().prefix("strata-deb-").tempdir()?;
     let made = tempfile::Builder::new().prefix("strata-made-").tempdir()?;
     make(&programs.join("strata"), top, made.path())?;
     let list = fs::read_to_string(top.join("systemd/deb/install"))?;
     for line in entries(&list)? {
-        place(&line, top, &programs, made.path(), tree.path())?;
+        place(&line, top, programs, made.path(), tree.path())?;
     }
     control(top, tree.path())?;
-    fs::create_dir_all(&out)?;
+    fs::create_dir_all(out)?;
     let package = out.join(format!("strata_{}_amd64.deb", env!("CARGO_PKG_VERSION")));
     let mut build = Command::new("dpkg-deb");
-    checked(build.args(["--root-owner-group", "-Zxz", "-z2", "--build"]).arg(tree.path()).arg(&package))?;
-    say(&format!("{}", package.display()));
-    Ok(())
+    build.args(match packed {
+        Packing::Small => ["-Zxz", "-z2"].as_slice(),
+        Packing::Quick => ["-Znone"].as_slice(),
+    });
+    build.args(["--root-owner-group", "--build"]).arg(tree.path()).arg(&package);
+    output(&mut build)?;
+    Ok(package)
 }
 
 fn release(top: &Path) -> anyhow::Result<PathBuf> {

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use strata_rig::Place;
-use strata_rig::progress::say;
+use strata_rig::progress::{say, step};
 
 use crate::counts::Counts;
-use crate::{build, faults, guests, native, setup};
+use crate::{build, deb, faults, guests, native, setup};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -32,6 +32,9 @@ pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<ExitCo
     let build = build::start(place, "build", &["build", "--quiet", "--workspace"]);
     setup::for_tests(place)?;
     build.finish()?;
+    // The package that the node under systemd installs, of the programs under test.
+    let packing = deb::Packing::Quick;
+    step("the package", || deb::package(place.root(), &build::programs()?, &place.package(), packing))?;
     let mut counts = Counts::default();
     if !arguments.guest_only {
         build::start(place, "build of the tests", &["test", "--quiet", "--workspace", "--no-run"])

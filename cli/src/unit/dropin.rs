@@ -6,10 +6,13 @@ use anyhow::Context;
 use strata_config::{Cable, Console, DiskSource, Machine, Name, NetSource};
 
 use crate::plan::net_words;
+use strata_config::{Console, CredentialSource, DiskSource, Machine, Name, NetSource, Ready, Resources};
 
 /// Paths below the generator's folder, and what is in them.
 pub(super) type Files = Vec<(PathBuf, String)>;
 
+/// How long a guest may take to say that it is up, in seconds.
+const GUEST_START: u64 = 600;
 /// Longer than the guest may take, so that it is the vmm that gives up on it, and says so.
 const GRACE: u64 = 15;
 
@@ -42,6 +45,7 @@ pub(super) fn of(machine: &Machine) -> anyhow::Result<Files> {
     let mut files = vec![
         (PathBuf::from(format!("strata/{name}.json")), json + "\n"),
         (place(&format!("strata-vm@{name}.service")), vm(machine, &backends)?),
+        (place(&slice(name)), share(machine)),
     ];
     for backend in &backends {
         let instance = backend.instance(name);
@@ -69,7 +73,7 @@ fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
         let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
         let words = crate::disk::words(machine, disk).unwrap_or_default();
         let quoted = quote(text)?;
-        let extra = if path.starts_with("/dev") {
+        let mut extra = if path.starts_with("/dev") {
             // The group of most block devices; a udev rule that gives them to strata-blk is better.
             let rights = if *readonly { "r" } else { "rw" };
             vec!["PrivateDevices=no".to_owned(), format!("DeviceAllow={} {rights}", bare(text)?)]
@@ -78,6 +82,10 @@ fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
         } else {
             vec![format!("ReadWritePaths={quoted}")]
         };
+        if matches!(&disk.source, DiskSource::File { serving, .. } if !serving.cpus.is_empty()) {
+            // To pin its threads.
+            extra.push("SystemCallFilter=sched_setaffinity".to_owned());
+        }
         let what = format!("disk {} ({})", disk.id, text);
         backends.push(Backend { template: "vhost-blk", id: disk.id.as_str(), what, words, extra });
     }
@@ -103,6 +111,7 @@ fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
 fn vm(machine: &Machine, backends: &[Backend<'_>]) -> anyhow::Result<String> {
     let name = &machine.name;
     let mut unit = vec!["[Unit]".to_owned()];
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
     for backend in backends {
         let instance = backend.instance(name);
         unit.push(format!("Requires={instance}.socket"));
@@ -117,7 +126,18 @@ fn vm(machine: &Machine, backends: &[Backend<'_>]) -> anyhow::Result<String> {
     }
     let stop = machine.stop_timeout.as_secs() + GRACE;
     unit.extend(["[Service]".to_owned(), format!("TimeoutStopSec={stop}")]);
-    unit.push(format!("Slice=machine-strata-{}.slice", name.as_str().replace('-', "\\x2d")));
+    unit.push(format!("Slice={}", slice(name)));
+    unit.push(format!("LogExtraFields=STRATA_MACHINE={name}"));
+    if machine.ready == Ready::Guest {
+        unit.push(format!("TimeoutStartSec={GUEST_START}"));
+    }
+    // Credentials reach the vmm as files that only it can read; the machine file itself, which may hold some, too.
+    unit.push(format!("LoadCredential=machine.json:/run/systemd/generator/strata/{name}.json"));
+    for (credential, source) in &machine.credentials {
+        if let CredentialSource::File(path) = source {
+            unit.push(format!("LoadCredential=guest.{credential}:{}", bare(&text(path)?)?));
+        }
+    }
     for terminal in [&machine.console, &machine.serial] {
         match terminal {
             Console::File(path) => {
@@ -151,12 +171,33 @@ fn sockets(machine: &Machine) -> impl Iterator<Item = &Path> {
     disks.chain(nets).chain(machine.devices.iter().map(|device| device.socket.as_path()))
 }
 
+/// The slice of a machine with its disks and NICs.
+fn slice(machine: &Name) -> String {
+    format!("machine-strata-{}.slice", machine.as_str().replace('-', "\\x2d"))
+}
+
+/// The machine's share of the host.
+fn share(machine: &Machine) -> String {
+    let Resources { cpu_weight, cpu_quota, memory_max, io_weight } = &machine.resources;
+    let mut lines = vec![
+        "[Unit]".to_owned(),
+        format!("Description=Strata virtual machine {} with its devices", machine.name),
+        "[Slice]".to_owned(),
+    ];
+    lines.extend(cpu_weight.map(|weight| format!("CPUWeight={weight}")));
+    lines.extend(cpu_quota.map(|percent| format!("CPUQuota={percent}%")));
+    lines.extend(memory_max.map(|bytes| format!("MemoryMax={bytes}")));
+    lines.extend(io_weight.map(|weight| format!("IOWeight={weight}")));
+    lines.join("\n") + "\n"
+}
+
 fn socket(machine: &Name, backend: &Backend<'_>) -> String {
     let (id, what) = (backend.id, backend.what.replace('%', "%%"));
     let machine_unit = format!("strata-vm@{machine}.service");
     format!(
         "[Unit]\nDescription=Strata {machine}, socket of {what}\nPartOf={machine_unit}\n\
-         [Socket]\nListenStream=\nListenStream=/run/strata/{machine}/{id}.sock\n"
+         [Socket]\nListenStream=\nListenStream=/run/strata/{machine}/{id}.sock\n\
+         ListenStream=/run/strata/{machine}/{id}.control\n"
     )
 }
 
@@ -169,8 +210,10 @@ fn service(machine: &Name, backend: &Backend<'_>) -> anyhow::Result<String> {
         format!("PartOf=strata-vm@{machine}.service"),
         "[Service]".to_owned(),
         "ExecStart=".to_owned(),
-        format!("ExecStart={program} --namespaces given {}", words.replace('$', "$$")),
-        format!("Slice=machine-strata-{}.slice", machine.as_str().replace('-', "\\x2d")),
+        // The sockets in their unit's order, from the first that systemd passes (sd_listen_fds(3)).
+        format!("ExecStart={program} --namespaces given --fd 3 --control-fd 4 {}", words.replace('$', "$$")),
+        format!("Slice={}", slice(machine)),
+        format!("LogExtraFields=STRATA_MACHINE={machine} STRATA_DEVICE={}", backend.id),
     ];
     lines.extend(backend.extra.iter().cloned());
     Ok(lines.join("\n") + "\n")

@@ -1,4 +1,7 @@
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use strata_config::Machine;
 
 use super::{dropin, generate, machines};
 
@@ -19,7 +22,7 @@ fn a_disk_and_a_nic_become_units_of_their_machine() {
     let files = texts(
         "kernel = '/boot/vmlinuz'\nstop_timeout = 5\n[[disk]]\npath = '/srv/a b.img'\nserial = 'S'\n[[net]]\ntap = 'tap0'\n",
     );
-    assert_eq!(files.len(), 6, "{files:?}");
+    assert_eq!(files.len(), 7, "{files:?}");
     let vm = text(&files, "strata-vm@web.service.d/");
     assert!(vm.contains("Requires=vhost-blk@web-disk0.socket\n"), "{vm}");
     assert!(vm.contains("After=vhost-net@web-net0.socket vhost-net@web-net0.service\n"), "{vm}");
@@ -30,6 +33,21 @@ fn a_disk_and_a_nic_become_units_of_their_machine() {
     assert!(service.contains("PartOf=strata-vm@web.service\n"), "{service}");
     assert!(service.contains("\"--blk-file\" \"/srv/a b.img\""), "{service}");
     assert!(service.contains("ReadWritePaths=\"/srv/a b.img\"\n"), "{service}");
+}
+
+#[test]
+fn resources_go_onto_the_slice_and_credential_files_to_the_vmm_alone() {
+    let files = texts(
+        "kernel = '/k'\nmemory = '256M'\nready = 'guest'\n[credentials]\nmotd = 'hi'\n\
+         [credential_files]\nkey = '/etc/100%'\n[resources]\ncpu_weight = 50\ncpu_quota = 250\nmemory_max = '1G'\n",
+    );
+    let slice = text(&files, "machine-strata-web.slice.d/");
+    assert!(slice.ends_with("[Slice]\nCPUWeight=50\nCPUQuota=250%\nMemoryMax=1073741824\n"), "{slice}");
+    let vm = text(&files, "strata-vm@web.service.d/");
+    assert!(vm.contains("LoadCredential=guest.key:/etc/100%%\n"), "{vm}");
+    assert!(!vm.contains("motd"), "{vm}");
+    assert!(vm.contains("TimeoutStartSec=600\n"), "{vm}");
+    assert!(text(&files, "strata/web.json").contains("\"motd\": \"hi\""));
 }
 
 #[test]
@@ -72,7 +90,10 @@ fn a_wrong_file_costs_its_own_machine_only() {
     std::fs::write(machines.join("a.toml"), "kernel = '/k'\n[[disk]]\npath = '/d'\nid = 'b-c'\n").unwrap();
     std::fs::write(machines.join("a-b.toml"), "kernel = '/k'\n[[disk]]\npath = '/d'\nid = 'c'\n").unwrap();
     generate(&machines, &out).unwrap();
-    assert!(out.join("strata/good.json").is_file());
+    let good = out.join("strata/good.json");
+    // It may hold credentials.
+    assert_eq!(std::fs::metadata(&good).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(Machine::from_file(&good).unwrap().uuid.is_some());
     assert!(!out.join("strata/bad.json").exists());
     assert!(unit_of(&out, "bad").contains("Description=Strata virtual machine bad ("));
     assert_eq!(unit_of(&out, "bad").lines().count(), 2);

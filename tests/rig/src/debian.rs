@@ -1,7 +1,8 @@
-//! A small real Debian on a disk image: systemd, udev, a login prompt, a network.
+//! Small real Debians: one on a disk image for the demo's guest (systemd, udev, a login prompt, a network), and one as
+//! a folder, the node that the tests of systemd boot.
 //!
-//! Owns: `debian.ext4` in the cache. Called by: `xtask demo`. Made with mmdebstrap of this host's own release and
-//! mirror; the image is written without mounting anything.
+//! Owns: `debian.ext4` and `node-root` in the cache. Called by: `xtask demo` and `xtask test`. Made with mmdebstrap of
+//! this host's own release and mirror; the image is written without mounting anything.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,15 @@ use crate::progress::{say, step};
 use crate::{packages, stamp, tool};
 
 const PACKAGES: &str = "systemd-sysv,udev,iproute2,iputils-ping,login,passwd,kmod";
+/// machined and networkd, the bus they talk over, and what the package depends on.
+const NODE_PACKAGES: &str = "systemd-sysv,systemd-container,dbus,libgcc-s1";
 /// Sparse: what is not used is not there.
 const SIZE: &str = "1G";
 
 /// What makes a plain Debian this guest: who it is, its address, a root without a password on its console.
 const CUSTOMIZE: &str = include_str!("debian.sh");
+/// What makes a plain Debian the node: only what is under test is enabled.
+const NODE_CUSTOMIZE: &str = include_str!("node.sh");
 
 /// The image, made if it is not there yet.
 ///
@@ -37,7 +42,7 @@ pub fn image(place: &Place) -> anyhow::Result<PathBuf> {
     let tree = place.cache().join("debian-root");
     as_root_output(as_root("rm").arg("-rf").arg(&tree))?;
     step(&format!("a Debian ({codename}) root file system with mmdebstrap"), || {
-        bootstrap(&codename, &source, &tree)
+        bootstrap((&codename, &source), &tree, PACKAGES, CUSTOMIZE)
     })?;
     step("its disk image", || {
         let _ = fs::remove_file(&image);
@@ -50,14 +55,41 @@ pub fn image(place: &Place) -> anyhow::Result<PathBuf> {
     Ok(image)
 }
 
-fn bootstrap(codename: &str, source: &str, tree: &Path) -> anyhow::Result<()> {
-    let hook = tree.with_file_name("debian-customize.sh");
-    fs::write(&hook, CUSTOMIZE).with_context(|| format!("cannot write {}", hook.display()))?;
+/// The node's root file system, made if it is not there yet.
+///
+/// # Errors
+/// If mmdebstrap fails or root is not to be had.
+pub fn node(place: &Place) -> anyhow::Result<PathBuf> {
+    let tree = place.node_root();
+    let codename = packages::codename();
+    let (mirror, options) = packages::source_of(&codename)?;
+    let source = format!("deb {options}{mirror} {codename} main");
+    let of = format!("{source}\n{NODE_PACKAGES}\n{NODE_CUSTOMIZE}");
+    if stamp::fresh(&tree, &of) {
+        return Ok(tree);
+    }
+    stamp::forget(&tree);
+    as_root_output(as_root("rm").arg("-rf").arg(&tree))?;
+    step(&format!("a Debian ({codename}) for a node under systemd, with mmdebstrap"), || {
+        bootstrap((&codename, &source), &tree, NODE_PACKAGES, NODE_CUSTOMIZE)?;
+        stamp::write(&tree, &of)
+    })?;
+    Ok(tree)
+}
+
+fn bootstrap(
+    (codename, source): (&str, &str),
+    tree: &Path,
+    packages: &str,
+    customize: &str,
+) -> anyhow::Result<()> {
+    let hook = tree.with_extension("customize.sh");
+    fs::write(&hook, customize).with_context(|| format!("cannot write {}", hook.display()))?;
     let mut mmdebstrap = as_root("mmdebstrap");
     mmdebstrap.args(["--quiet", "--mode=root", "--variant=minbase", "--aptopt=Acquire::Languages \"none\""]);
     mmdebstrap
         .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]);
-    mmdebstrap.arg(format!("--include={PACKAGES}"));
+    mmdebstrap.arg(format!("--include={packages}"));
     mmdebstrap.arg(format!("--customize-hook=sh {} \"$1\"", hook.display()));
     mmdebstrap.arg(codename).arg(tree).arg(source);
     as_root_output(&mut mmdebstrap)

@@ -1,0 +1,97 @@
+//! Disk and NIC are killed and restarted, over and over, while the guest uses both and checks all it reads.
+
+use anyhow::{Context as _, ensure};
+use strata_tests::node::Node;
+use strata_tests::process::until;
+use strata_tests::stream::Stream;
+use strata_tests::{Context, image};
+
+use super::guest;
+
+/// How often each of the two is killed, and how often each is restarted.
+const TIMES: u32 = 20;
+/// Bytes that must come back through the network after each time, before the next.
+const STRIDE: u64 = 64 << 10;
+/// Bytes of the disk that the guest's two workers use.
+const USED: u64 = 128 << 10;
+const UNITS: [&str; 2] = ["vhost-blk@web-disk0.service", "vhost-net@web-net0.service"];
+
+/// Two workers write random blocks, read them back past the cache and compare; a stream from the host goes through the
+/// guest and back. The power button ends the workers, and then the guest.
+const GUEST: &str = "
+work() {
+  n=0
+  while [ ! -e /tmp/stop ]; do
+    n=$((n+1))
+    head -c 65536 /dev/urandom > /tmp/w$1
+    dd if=/tmp/w$1 of=/dev/vda bs=4k seek=$(($1*16)) oflag=direct conv=notrunc 2>/tmp/e$1 || say ERROR $(cat /tmp/e$1)
+    dd if=/dev/vda of=/tmp/r$1 bs=4k skip=$(($1*16)) count=16 iflag=direct 2>/tmp/e$1 || say ERROR $(cat /tmp/e$1)
+    cmp -s /tmp/w$1 /tmp/r$1 && say round $n of worker $1 || say DIFFERENT $1 $n
+  done
+}
+ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0
+(nc 10.77.0.1 DOWN </dev/null | nc 10.77.0.1 UP >/dev/null) &
+work 0 & A=$!
+work 1 & B=$!
+say ready; echo READY=1 > /dev/hvc1
+head -c 24 /dev/input/event0 > /dev/null; say button; touch /tmp/stop
+wait $A $B
+say sum $(dd if=/dev/vda bs=4k count=32 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1)
+say errors $(dmesg | grep -ci 'i/o error')
+";
+
+pub(super) fn disk_and_nic_die_under_load(context: &Context) -> anyhow::Result<()> {
+    Node::with_package(context)?.explain(|node| die(context, node))
+}
+
+/// The main processes of disk and NIC, asked for at once: here each command takes its time.
+fn main_pids(node: &Node) -> anyhow::Result<[u32; 2]> {
+    let text = node.run(&["systemctl", "show", "-P", "MainPID", UNITS[0], UNITS[1]])?;
+    let mut pids = text.split_whitespace().map(str::parse);
+    let mut next = || -> anyhow::Result<u32> { Ok(pids.next().context("a MainPID is missing")??) };
+    Ok([next()?, next()?])
+}
+
+fn die(context: &Context, node: &Node) -> anyhow::Result<()> {
+    guest::bridge(node)?;
+    let stream = Stream::open(&node.network())?;
+    let script = GUEST.replace("DOWN", &stream.down.to_string()).replace("UP", &stream.up.to_string());
+    guest::install(context, node, &script)?;
+    node.run(&["systemctl", "start", "strata-vm@web"])?;
+    let console = guest::Console::of(node);
+    until("the guest's first rounds", || Ok(console.count("guest: round")? > 4))?;
+
+    let mut before = main_pids(node)?;
+    for time in 0..2 * TIMES {
+        let (rounds, bytes) = (console.count("guest: round")?, stream.returned()?);
+        if time % 2 == 0 {
+            node.run(&["systemctl", "kill", "-s", "KILL", UNITS[0], UNITS[1]])?;
+        } else {
+            node.run(&["systemctl", "restart", UNITS[0], UNITS[1]])?;
+        }
+        // The round that runs now may have been done before; the one after it has not.
+        until("both to serve again", || {
+            Ok(console.count("guest: round")? > rounds + 2 && stream.returned()? > bytes + STRIDE)
+        })?;
+        let after = main_pids(node)?;
+        ensure!(
+            before[0] != after[0] && before[1] != after[1],
+            "a process is the same: {before:?}, {after:?}"
+        );
+        before = after;
+    }
+    let bytes = stream.finish()?;
+    node.run(&["systemctl", "stop", "strata-vm@web"])?;
+    let said = console.text()?;
+    let rounds = said.matches("guest: round").count();
+    ensure!(!said.contains("DIFFERENT") && !said.contains("ERROR"), "{said}");
+    ensure!(said.contains("guest: errors 0"), "the guest's kernel saw errors:\n{said}");
+    let sum = image::sha256(&node.path(guest::IMAGE), USED)?;
+    ensure!(said.contains(&format!("guest: sum {sum}")), "the image holds {sum}:\n{said}");
+    ensure!(node.property("strata-vm@web", "Result")? == "success");
+    println!(
+        "     {TIMES} kills and {TIMES} restarts of each: {rounds} rounds of 64 KiB equal, {bytes} bytes through the \
+         network and back"
+    );
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! A machine's life as an operator sees it: installed, enabled, listed, upgraded under, rebooted, stopped, purged.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+
+use anyhow::{Context as _, ensure};
+use strata_tests::Context;
+use strata_tests::node::Node;
+use strata_tests::process::until;
+
+use super::guest;
+
+const VM: &str = "strata-vm@web.service";
+const DISK: &str = "vhost-blk@web-disk0.service";
+const NIC: &str = "vhost-net@web-net0.service";
+
+/// A guest that heeds its power button, and shows that its disk works.
+const GUEST: &str = "
+n=0
+alive() { while :; do n=$((n+1)); dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null && say alive $n, $(cat /sys/block/vda/size) sectors; usleep 300000; done; }
+alive &
+say uuid $(cat /sys/class/dmi/id/product_uuid)
+grep -q 'io.systemd.credential:test.text=hello there' /sys/firmware/dmi/tables/DMI && say text credential
+grep -q 'io.systemd.credential.binary:test.secret=AGJpbmFyeQ==' /sys/firmware/dmi/tables/DMI && say file credential
+say ready
+echo STATUS=almost there > /dev/hvc1
+until [ \"$(dd if=/dev/vda bs=512 skip=100 count=1 iflag=direct 2>/dev/null | head -c 2)\" = go ]; do usleep 200000; done
+echo READY=1 > /dev/hvc1
+head -c 24 /dev/input/event0 > /dev/null
+say button
+";
+
+pub(super) fn a_machines_life(context: &Context) -> anyhow::Result<()> {
+    Node::with_package(context)?.explain(|node| life(context, node))
+}
+
+fn life(context: &Context, node: &Node) -> anyhow::Result<()> {
+    guest::bridge(node)?;
+    guest::install(context, node, GUEST)?;
+    let console = guest::Console::of(node);
+    let complaints = node.run(&["systemd-analyze", "verify", "--man=no", VM, "strata.target"])?;
+    ensure!(complaints.is_empty(), "systemd does not understand the installed units: {complaints}");
+
+    started(node, &console)?;
+    listed(node)?;
+    node.run(&["strata", "disk", "resize", "web", "disk0", "32M"])?;
+    until("the guest to see its larger disk", || Ok(console.count("65536 sectors")? > 0))?;
+    upgraded(node, &console)?;
+    rebooted(node, &console)?;
+    ended(node, &console)?;
+
+    node.run(&["dpkg", "--purge", "strata"])?;
+    let left =
+        node.run(&["sh", "-c", "ls -d /run/strata /etc/systemd/system/strata* /usr/libexec/strata || :"])?;
+    ensure!(left.is_empty(), "left behind by the package: {left}");
+    Ok(())
+}
+
+/// Started by one command, and not before the guest says so.
+fn started(node: &Node, console: &guest::Console) -> anyhow::Result<()> {
+    node.run(&["systemctl", "enable", "--now", "--no-block", "strata-vm@web"])?;
+    until("the guest's own words in the machine's status", || {
+        ensure!(node.property(VM, "ActiveState")? != "failed", "the machine does not start");
+        Ok(node.property(VM, "StatusText")?.contains("almost there"))
+    })?;
+    let state = node.property(VM, "ActiveState")?;
+    ensure!(state == "activating", "the guest is not up, and the machine is {state}");
+    // The guest waits for this.
+    OpenOptions::new().write(true).open(node.path(guest::IMAGE))?.write_all_at(b"go", 100 * 512)?;
+    until("the machine to be up when its guest says so", || node.is_active(VM))?;
+    ensure!(node.property(VM, "StatusText")? == "the guest is up");
+    for unit in [DISK, NIC] {
+        ensure!(node.is_active(unit)?, "{unit} is not active");
+    }
+    let said = console.text()?;
+    for line in [&format!("uuid {}", guest::UUID), "text credential", "file credential"] {
+        ensure!(said.contains(&format!("guest: {line}")), "the guest did not find its {line}:\n{said}");
+    }
+    Ok(())
+}
+
+/// Everybody who lists machines lists this one.
+fn listed(node: &Node) -> anyhow::Result<()> {
+    let ps = node.run(&["strata", "ps"])?;
+    ensure!(ps.lines().any(|line| line.starts_with("web") && line.contains("running")), "strata ps: {ps}");
+    let slice = node.property(VM, "Slice")?;
+    for unit in [VM, DISK, NIC] {
+        ensure!(node.property(unit, "Slice")? == slice, "{unit} is not in {slice}");
+    }
+    let cgroup =
+        node.path("/sys/fs/cgroup").join(node.property(&slice, "ControlGroup")?.trim_start_matches('/'));
+    for (file, value) in [("memory.max", "1073741824"), ("cpu.weight", "50")] {
+        let text = fs::read_to_string(cgroup.join(file)).with_context(|| format!("no {file} of {slice}"))?;
+        ensure!(text.trim() == value, "{file} of {slice} is {text:?}");
+    }
+    let machines = node.run(&["machinectl", "list", "--no-legend"])?;
+    ensure!(machines.split_whitespace().take(3).eq(["web", "vm", "strata"]), "machinectl list: {machines}");
+    let status = node.run(&["machinectl", "status", "web"])?;
+    ensure!(status.contains("Unit: strata-vm@web.service"), "machinectl status: {status}");
+    let id = node.run(&["machinectl", "show", "web", "-P", "Id"])?;
+    ensure!(id.trim() == guest::UUID.replace('-', ""), "machinectl show: {id}");
+    let journal = node.journal(&["STRATA_MACHINE=web", "STRATA_DEVICE=disk0"])?;
+    ensure!(journal.contains("web.img"), "the journal has nothing of web's disk: {journal}");
+    Ok(())
+}
+
+/// The package is upgraded under the running machine: its disk and NIC are new processes, its vmm is not.
+fn upgraded(node: &Node, console: &guest::Console) -> anyhow::Result<()> {
+    let before = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
+    node.run(&["dpkg", "-i", "/tmp/strata.deb"])?;
+    let seen = console.count("guest: alive")?;
+    until("the guest to go on after the upgrade", || Ok(console.count("guest: alive")? > seen + 1))?;
+    let after = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
+    ensure!(before[0] == after[0], "the upgrade ended the vmm");
+    ensure!(before[1] != after[1] && before[2] != after[2], "the upgrade left an old backend: {before:?}");
+    ensure!(after.iter().all(|pid| *pid != 0), "a process is missing after the upgrade: {after:?}");
+    Ok(())
+}
+
+/// machinectl asks the guest to power off, and it is another guest of the same machine that comes up; then for good.
+fn rebooted(node: &Node, console: &guest::Console) -> anyhow::Result<()> {
+    let vmm = node.main_pid(VM)?;
+    let (inits, buttons) = (console.count("guest: init")?, console.count("guest: button")?);
+    node.run(&["machinectl", "reboot", "web"])?;
+    until("the guest to boot again", || Ok(console.count("guest: init")? > inits))?;
+    ensure!(console.count("guest: button")? == buttons + 1, "the guest was not asked");
+    until("the guest to be up again", || Ok(console.count("guest: ready")? > inits))?;
+    ensure!(node.main_pid(VM)? == vmm && node.is_active(VM)?, "the reboot ended the vmm");
+    node.run(&["machinectl", "poweroff", "web"])?;
+    until("the machine to end", || Ok(node.property(VM, "ActiveState")? == "inactive"))?;
+    ensure!(node.property(VM, "Result")? == "success", "machinectl poweroff was no success");
+    ensure!(node.run(&["machinectl", "list", "--no-legend"])?.is_empty(), "machined still lists it");
+    node.run(&["systemctl", "start", VM]).map(drop)
+}
+
+/// Stopped by systemctl: the guest is asked, ends by itself, and its devices go with it.
+fn ended(node: &Node, console: &guest::Console) -> anyhow::Result<()> {
+    let buttons = console.count("guest: button")?;
+    node.run(&["systemctl", "stop", VM])?;
+    ensure!(console.count("guest: button")? == buttons + 1, "the guest's power button was not pressed");
+    let result = node.property(VM, "Result")?;
+    ensure!(result == "success", "the machine's end was no success: {result}");
+    for unit in [DISK, NIC, "vhost-blk@web-disk0.socket", "vhost-net@web-net0.socket"] {
+        until(&format!("{unit} to go with its machine"), || {
+            Ok(node.property(unit, "ActiveState")? == "inactive")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What needs no guest: machine files that become units, sockets that start backends, a backend that is killed.
+
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context as _, ensure};
+use strata_tests::Context;
+use strata_tests::locked::Report;
+use strata_tests::node::Node;
+use strata_tests::process::until;
+
+use super::guest;
+
+const DISK: &str = "vhost-blk@web-disk0";
+
+pub(super) fn units_without_a_guest(context: &Context) -> anyhow::Result<()> {
+    Node::with_package(context)?.explain(|node| units(context, node))
+}
+
+fn units(context: &Context, node: &Node) -> anyhow::Result<()> {
+    guest::install(context, node, "say never")?;
+    node.run(&["id", "strata-vm"])?;
+    guest::tap(node)?;
+    wrong_files_say_so(node)?;
+
+    // Without a machine nobody needs these: a runtime drop-in keeps them for a look.
+    for unit in ["vhost-blk@.socket", "vhost-blk@.service", "vhost-net@.socket", "vhost-net@.service"] {
+        let folder = node.path("/run/systemd/system").join(format!("{unit}.d"));
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("99-look.conf"), "[Unit]\nStopWhenUnneeded=no\n")?;
+    }
+    node.run(&["systemctl", "daemon-reload"])?;
+    for (unit, device) in [(DISK, "disk0"), ("vhost-net@web-net0", "net0")] {
+        let (socket, service) = (format!("{unit}.socket"), format!("{unit}.service"));
+        node.run(&["systemctl", "start", &socket])?;
+        ensure!(!node.is_active(&service)?, "{service} runs before anybody connects");
+        let path = node.path(&format!("/run/strata/web/{device}.sock"));
+        let client =
+            UnixStream::connect(&path).with_context(|| format!("cannot connect to {}", path.display()))?;
+        until(&format!("{service} to be started by its socket"), || node.is_active(&service))?;
+        drop(client);
+        is_locked(node, &service)?;
+    }
+    let status = node.property(&format!("{DISK}.service"), "StatusText")?;
+    ensure!(status.contains("web.img"), "the disk's status is {status:?}");
+
+    let before = node.main_pid(&format!("{DISK}.service"))?;
+    node.run(&["systemctl", "kill", "-s", "KILL", &format!("{DISK}.service")])?;
+    until("the killed disk to come back", || {
+        let now = node.main_pid(&format!("{DISK}.service"))?;
+        Ok(now != 0 && now != before && node.is_active(&format!("{DISK}.service"))?)
+    })?;
+    node.run(&["systemctl", "stop", &format!("{DISK}.socket"), &format!("{DISK}.service")])?;
+    let result = node.property(&format!("{DISK}.service"), "Result")?;
+    ensure!(result == "success", "stopping the disk was no success: {result}");
+    node.run(&["dpkg", "--purge", "strata"]).map(drop)
+}
+
+/// A machine file with a mistake: no machine, and its unit says why.
+fn wrong_files_say_so(node: &Node) -> anyhow::Result<()> {
+    node.machine("wrong", "kernel = '/k'\ncpus = 'many'\n")?;
+    let description = node.property("strata-vm@wrong", "Description")?;
+    ensure!(description.contains("cpus"), "a wrong machine's description is {description:?}");
+    ensure!(
+        !node.try_run(&["systemctl", "start", "strata-vm@wrong"])?.status.success(),
+        "a wrong machine started"
+    );
+    let said = node.try_run(&["strata", "unit", "wrong"])?;
+    ensure!(String::from_utf8_lossy(&said.stderr).contains("cpus"), "strata unit: {said:?}");
+    Ok(())
+}
+
+/// The process behind a service has a filter, no rights and no way to get any.
+fn is_locked(node: &Node, service: &str) -> anyhow::Result<()> {
+    let inside = node.main_pid(service)?;
+    let pid = node.pid_outside(inside)?;
+    let report = Report::of(pid)?;
+    let locked = report.seccomp == 2 && report.no_new_privs && report.no_capabilities && report.uid != 0;
+    ensure!(locked, "{service} is not locked: {report:?}");
+    Ok(())
+}
