@@ -36,9 +36,9 @@ pub(crate) struct UnitArgs {
     /// Write the files there, as a systemd generator does
     #[arg(long, value_name = "FOLDER", conflicts_with = "name")]
     pub(crate) generator: Option<PathBuf>,
-    /// Enter the machine, whose vmm is this process, into systemd-machined's list; its unit does this
-    #[arg(long, value_name = "PID", requires = "name", conflicts_with = "generator", hide = true)]
-    pub(crate) register: Option<u32>,
+    /// Enter the machine, which systemd runs, into systemd-machined's list; strata-register@NAME does this
+    #[arg(long, requires = "name", conflicts_with = "generator", hide = true)]
+    pub(crate) register: bool,
 }
 
 /// Shows, or as a generator writes, the drop-ins.
@@ -49,10 +49,8 @@ pub(crate) fn run(args: &UnitArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.generator {
         return generate(&args.machines, folder);
     }
-    if let (Some(name), Some(pid)) = (&args.name, args.register) {
-        return register::register(name, pid);
-    }
     let names = match &args.name {
+        Some(name) if args.register => return register::register(name),
         Some(name) => vec![name.clone()],
         None => machines::names(&args.machines)?,
     };

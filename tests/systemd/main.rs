@@ -63,7 +63,7 @@ fn instances() -> (TempDir, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let programs = dir.path().join("programs");
     fs::create_dir(&programs).unwrap();
-    for program in ["vmm", "vhost-blk", "vhost-net"] {
+    for program in ["vmm", "vhost-blk", "vhost-net", "strata"] {
         let path = programs.join(program);
         fs::write(&path, "#!/bin/sh\n").unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -74,6 +74,7 @@ fn instances() -> (TempDir, Vec<String>) {
         let name = unit.file_name().into_string().unwrap();
         let text = fs::read_to_string(unit.path()).unwrap();
         let text = text.replace("/usr/libexec/strata", programs.to_str().unwrap());
+        let text = text.replace("/usr/bin", programs.to_str().unwrap());
         fs::write(dir.path().join(&name), &text).unwrap();
         let instance = name.replace('@', "@web-disk0");
         fs::write(dir.path().join(&instance), text).unwrap();

@@ -1,6 +1,6 @@
 //! Enters a machine into systemd-machined's list, for `machinectl list`, `status`, `poweroff` and `reboot`.
 //!
-//! Called by the machine's unit once it has started, as root: machined takes new machines from nobody else before
+//! Called by `strata-register@NAME` once the machine has started, as root: machined takes new machines from nobody else before
 //! systemd 258. Over Varlink where machined serves it (systemd 257 and newer), over D-Bus before, through systemd's own
 //! `busctl`. machined drops the entry by itself when the machine's process ends. A host without machined is no
 //! failure: the machine runs, and machinectl is not there to miss it.
@@ -25,11 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// An answer of machined's is a few lines.
 const LONGEST: u64 = 64 << 10;
 
-/// Enters `name`, whose vmm is process `pid`.
+/// Enters `name`.
 ///
 /// # Errors
-/// Its machine file is not there any more, or machined refuses.
-pub(super) fn register(name: &Name, pid: u32) -> anyhow::Result<()> {
+/// It does not run, its machine file is not there any more, or machined refuses.
+pub(super) fn register(name: &Name) -> anyhow::Result<()> {
+    let pid = main_pid(name)?;
     let path = format!("/run/systemd/generator/strata/{name}.json");
     let machine = Machine::from_file(Path::new(&path))?;
     let id = machine.uuid.map(strata_config::Uuid::bytes).unwrap_or_default();
@@ -46,6 +47,17 @@ pub(super) fn register(name: &Name, pid: u32) -> anyhow::Result<()> {
             Ok(())
         }
         Err(error) => bail!("cannot run busctl: {error}"),
+    }
+}
+
+/// The process that systemd runs the machine as.
+fn main_pid(name: &Name) -> anyhow::Result<u32> {
+    let unit = format!("strata-vm@{name}.service");
+    let asked = Command::new("systemctl").args(["show", "-P", "MainPID", &unit]).output();
+    let text = String::from_utf8(asked.context("cannot run systemctl")?.stdout)?;
+    match text.trim().parse() {
+        Ok(pid @ 1..) => Ok(pid),
+        _ => bail!("{unit} does not run"),
     }
 }
 

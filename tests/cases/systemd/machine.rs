@@ -93,8 +93,7 @@ fn listed(node: &Node) -> anyhow::Result<()> {
         let text = fs::read_to_string(cgroup.join(file)).with_context(|| format!("no {file} of {slice}"))?;
         ensure!(text.trim() == value, "{file} of {slice} is {text:?}");
     }
-    let machines = node.run(&["machinectl", "list", "--no-legend"])?;
-    ensure!(machines.split_whitespace().take(3).eq(["web", "vm", "strata"]), "machinectl list: {machines}");
+    is_listed(node)?;
     let status = node.run(&["machinectl", "status", "web"])?;
     ensure!(status.contains("Unit: strata-vm@web.service"), "machinectl status: {status}");
     let id = node.run(&["machinectl", "show", "web", "-P", "Id"])?;
@@ -102,6 +101,14 @@ fn listed(node: &Node) -> anyhow::Result<()> {
     let journal = node.journal(&["STRATA_MACHINE=web", "STRATA_DEVICE=disk0"])?;
     ensure!(journal.contains("web.img"), "the journal has nothing of web's disk: {journal}");
     Ok(())
+}
+
+/// machined hears of it once it is up.
+fn is_listed(node: &Node) -> anyhow::Result<()> {
+    until("machinectl to list the machine", || {
+        let machines = node.run(&["machinectl", "list", "--no-legend"])?;
+        Ok(machines.split_whitespace().take(3).eq(["web", "vm", "strata"]))
+    })
 }
 
 /// The package is upgraded under the running machine: its disk and NIC are new processes, its vmm is not.
