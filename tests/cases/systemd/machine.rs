@@ -96,7 +96,7 @@ fn listed(node: &Node) -> anyhow::Result<()> {
     is_listed(node)?;
     let status = node.run(&["machinectl", "status", "web"])?;
     ensure!(status.contains("Unit: strata-vm@web.service"), "machinectl status: {status}");
-    let id = node.run(&["machinectl", "show", "web", "-P", "Id"])?;
+    let id = node.run(&["machinectl", "show", "web", "-p", "Id", "--value"])?;
     ensure!(id.trim() == guest::UUID.replace('-', ""), "machinectl show: {id}");
     let journal = node.journal(&["STRATA_MACHINE=web", "STRATA_DEVICE=disk0"])?;
     ensure!(journal.contains("web.img"), "the journal has nothing of web's disk: {journal}");
