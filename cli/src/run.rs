@@ -10,7 +10,6 @@ use crate::args::RunArgs;
 use crate::escape::Mode;
 use crate::plan;
 use crate::preflight;
-use crate::profile;
 use crate::run_dir::{RunDir, base};
 use crate::say::say;
 use crate::shuttle::Shuttle;
@@ -34,9 +33,6 @@ pub(crate) fn machine(args: RunArgs) -> Result<Machine, ConfigError> {
     if file.name.is_none() {
         file.name = Some(format!("vm-{}", std::process::id()));
     }
-    let mut machine: Machine = file.try_into()?;
-    machine.profile = profile::resolve(machine.profile);
-    Ok(machine)
     file.try_into().map(crate::unit::identified)
 }
 

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use strata_config::{Machine, Name, Uuid};
 
+use crate::profile;
 use crate::say::{print, say};
 use dropin::Files;
 
@@ -82,11 +83,12 @@ fn generate(machines: &Path, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With a UUID in any case.
+/// With a UUID, and what exits are assumed to cost, in any case.
 pub(crate) fn identified(mut machine: Machine) -> Machine {
     // A host without an id has no systemd either; then the name alone has to do.
     let host = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     machine.uuid.get_or_insert_with(|| Uuid::generated(&host, &machine.name));
+    machine.profile = profile::resolve(machine.profile);
     machine
 }
 

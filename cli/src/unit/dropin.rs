@@ -8,6 +8,8 @@ use strata_config::{Cable, Console, DiskSource, Machine, Name, NetSource};
 use crate::plan::net_words;
 use strata_config::{Console, CredentialSource, DiskSource, Machine, Name, NetSource, Ready, Resources};
 
+use crate::profile;
+
 /// Paths below the generator's folder, and what is in them.
 pub(super) type Files = Vec<(PathBuf, String)>;
 
@@ -104,6 +106,10 @@ fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
         words.extend(net_words(own));
         let what = format!("NIC {} (tap {name})", net.id);
         backends.push(Backend { template: "vhost-net", id: net.id.as_str(), what, words, extra: Vec::new() });
+    }
+    for backend in &mut backends {
+        // A guest on a host where exits are dear is served as the launcher would.
+        backend.words.extend(profile::backend_words(profile::resolve(machine.profile), &backend.words));
     }
     Ok(backends)
 }

@@ -28,8 +28,6 @@ use crate::legacy::power::{self, Power};
 use crate::legacy::uart::{self, Line};
 use crate::memory::Ram;
 use crate::pci::{Pci, PciDevice, PciWindows, SPARE_PAGE, Shadow};
-use crate::x86::{acpi, layout};
-use crate::pci::{Pci, PciDevice, PciWindows, Shadow};
 use crate::x86::{acpi, layout, smbios};
 
 /// How long vCPUs get to leave the guest and whatever device they are in.

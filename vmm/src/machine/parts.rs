@@ -5,8 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use strata_config::{Console, Halt, Machine};
-use strata_config::{Console, Machine, Uuid};
+use strata_config::{Console, Halt, Machine, Uuid};
 use strata_sandbox::Notify;
 
 use super::endpoint::Endpoint;
