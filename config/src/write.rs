@@ -8,7 +8,6 @@ use crate::file::MachineFile;
 use crate::kind::device_name_of;
 use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine};
 use crate::net::NetEntry;
-use crate::machine::{Console, Disk, DiskSource, GenericDevice, Machine, Net, NetSource};
 use crate::service::CredentialSource;
 use crate::size::{NumberOrText, Size, write_duration};
 

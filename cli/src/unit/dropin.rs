@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use strata_config::{Cable, Console, DiskSource, Machine, Name, NetSource};
+use strata_config::{
+    Cable, Console, CredentialSource, DiskSource, Machine, Name, NetSource, Ready, Resources,
+};
 
 use crate::plan::net_words;
-use strata_config::{Console, CredentialSource, DiskSource, Machine, Name, NetSource, Ready, Resources};
-
 use crate::profile;
 
 /// Paths below the generator's folder, and what is in them.
