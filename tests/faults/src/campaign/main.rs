@@ -129,6 +129,10 @@ impl Round<'_> {
         println!("round {}: seed {:#018x}", self.number, self.seed);
         let mut machines = Vec::new();
         for index in 0..place.machines() {
+            // Now and then on fresh images, whose blocks a full file system has no room for.
+            if random.below(3) == 0 {
+                place.images(index)?;
+            }
             machines.push(Machine::start(place, index)?);
         }
         for machine in &mut machines {
