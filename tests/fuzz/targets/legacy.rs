@@ -1,13 +1,14 @@
 //! What a guest reaches beside PCI: the I/O APIC, the serial port and the buses they are on, by any access of any width.
 #![no_main]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use strata_vmm::bus::Bus;
 use strata_vmm::legacy::ioapic::{Interrupts, Messages};
 use strata_vmm::legacy::panic::Panic;
 use strata_vmm::legacy::uart::Line;
+use strata_vmm::pci::Shadow;
 
 struct Bounded;
 
@@ -19,7 +20,11 @@ impl Messages for Bounded {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let interrupts = Interrupts::new(Box::new(Bounded), 2);
+    static SHADOW: OnceLock<Option<Arc<Shadow>>> = OnceLock::new();
+    // Half the runs with the page that guests read instead of the registers.
+    let shadow = SHADOW.get_or_init(|| Shadow::anonymous().ok().map(Arc::new)).clone();
+    let page = shadow.filter(|_| data.len() % 2 == 0).map(|shadow| (shadow, 0));
+    let interrupts = Interrupts::new(Box::new(Bounded), 2, page);
     let (events, _inbox) = std::sync::mpsc::channel();
     let output: Arc<Mutex<Vec<u8>>> = Arc::default();
     let line = Line::new(output.clone());
