@@ -69,7 +69,7 @@ fn show(context: &Context) -> anyhow::Result<Value> {
 fn counter(status: &Value, port: &str, name: &str) -> u64 {
     let ports = status["ports"].as_array().map_or(&[][..], Vec::as_slice);
     let port = ports.iter().find(|other| other["name"] == port);
-    port.and_then(|port| port["counters"][name].as_u64()).unwrap_or(0)
+    port.and_then(|port| port.pointer(&format!("/counters/{name}"))?.as_u64()).unwrap_or(0)
 }
 
 fn the_lab_of_the_documentation(context: &Context) -> anyhow::Result<()> {
