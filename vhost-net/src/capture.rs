@@ -1,6 +1,6 @@
 //! Copies of a NIC's frames for whoever wants to see them. [`Captures`] is the list of those, changed by the control
 //! side; each queue has a [`View`] of it and offers frames; a [`Sink`] takes them, up to a bound, and a thread of its
-//! own ([`mod@stream`]) writes them out as pcapng.
+//! own (`stream`) writes them out as pcapng.
 //!
 //! ```text
 //!   queue threads: View --offer--> Sink (bounded, never waited for) --take--> stream --pcapng--> client's socket

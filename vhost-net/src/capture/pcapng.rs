@@ -1,5 +1,5 @@
 //! pcapng blocks (draft-ietf-opsawg-pcapng), as far as a capture of one Ethernet interface has them. Little-endian
-//! throughout. Called by [`mod@super::stream`]; whoever reads checks with tshark.
+//! throughout. Called by the module above; whoever reads checks with tshark.
 
 use super::{Direction, Frame};
 
