@@ -12,6 +12,8 @@ use strata_vhost_net::mac::Mac;
 use strata_vhost_net::switch::vlans::{ALLOWED, DEFAULT, Set, Vlans};
 
 /// Flags of a switch.
+// The brackets are help texts for people, not links.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Debug, Args)]
 pub(crate) struct SwitchOptions {
     /// Be a switch that joins the cards at its --port sockets; the name is for logs and metrics
