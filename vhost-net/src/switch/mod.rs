@@ -27,6 +27,7 @@
 
 pub mod fabric;
 pub mod fit;
+mod forward;
 pub mod frame;
 pub mod lane;
 pub mod order;
