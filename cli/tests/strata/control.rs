@@ -49,7 +49,6 @@ fn ps_and_status_show_the_machine() {
             },
         }],
         "profile": profile,
-        "devices": [{"id": "disk0", "kind": "block", "state": "connected", "queues": 1, "pid": disk}],
         "processes": [{"id": "vmm", "pid": vmm}, {"id": "disk0", "pid": disk}],
     }]);
     assert_eq!(list, expected);

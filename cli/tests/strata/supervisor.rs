@@ -61,7 +61,8 @@ fn programs_get_their_arguments() {
         return;
     }
     let place = Place::new();
-    let disk = "path=disk.img,readonly,serial=-S 1,queues=3,id=root";
+    // How long to look is said, or it would depend on whether this host is itself a guest.
+    let disk = "path=disk.img,readonly,serial=-S 1,queues=3,id=root,poll_us=20";
     let mut launcher =
         Launcher::start(&place, &["--name", "m", "--disk", disk, "--cpus", "4", "--no-sandbox"], &[]);
     launcher.wait_for_out("fake console\n");
@@ -71,7 +72,7 @@ fn programs_get_their_arguments() {
     let args = wait_for("vhost-blk", || place.args_of("vhost-blk").pop().filter(|args| !args.is_empty()));
     assert_eq!(fs::metadata(folder.join("root.control")).unwrap().permissions().mode() & 0o777, 0o600);
     let expected = format!(
-        "--blk-file\n{}\n--num-queues\n3\n--read-only\n--serial=-S 1\n--control-fd\n",
+        "--blk-file\n{}\n--num-queues\n3\n--poll\n20\n--read-only\n--serial=-S 1\n--control-fd\n",
         place.text("disk.img")
     );
     assert!(args.starts_with(&expected) && args.contains("\n--fd\n"), "{args}");
