@@ -148,15 +148,14 @@ impl Plug<'_> {
             }
         }
         let (name, queues) = self.open_tap(name)?;
-        let mtu = match before {
-            Some(seen) => seen.mtu,
-            None => {
-                let seen = self.seen(&mut links, &name)?;
-                let mtu = self.own.mtu.map_or(seen.mtu, u32::from);
-                let up =
-                    links.bring_up(seen.index, mtu, None).map_err(self.failed(format!("bring up {name}")));
-                up.map(|()| mtu)?
-            }
+        let seen = self.seen(&mut links, &name)?;
+        // One that was there may have been a dead machine's, and gone with its last holder just before it was opened.
+        let mtu = if before.is_some_and(|before| before.index == seen.index) {
+            seen.mtu
+        } else {
+            let mtu = self.own.mtu.map_or(seen.mtu, u32::from);
+            links.bring_up(seen.index, mtu, None).map_err(self.failed(format!("bring up {name}")))?;
+            mtu
         };
         Ok(self.attachment(name, queues, mtu, None))
     }

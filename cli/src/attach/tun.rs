@@ -8,8 +8,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use libc::{c_int, c_ulong};
+
+/// How long a tap may be in use before somebody has it, and is not just leaving.
+const BUSY: Duration = Duration::from_secs(2);
 
 const TUNSETIFF: c_ulong = nix::request_code_write!(b'T', 202, size_of::<c_int>());
 const TUNGETIFF: c_ulong = nix::request_code_read!(b'T', 210, size_of::<c_int>());
@@ -27,7 +31,7 @@ pub(super) fn open(name: &str, queues: u16) -> io::Result<(String, Vec<OwnedFd>)
     let mut multi = queues > 1;
     for _ in 0..queues {
         let file = node_of(node)?;
-        if let Err(error) = set(&file, &name, multi) {
+        if let Err(error) = set_when_free(&file, &name, multi) {
             // One queue can also be had of a tap made for several; the kernel wants to hear so.
             if error.raw_os_error() != Some(libc::EINVAL) || multi {
                 return Err(error);
@@ -39,6 +43,20 @@ pub(super) fn open(name: &str, queues: u16) -> io::Result<(String, Vec<OwnedFd>)
         open.push(file);
     }
     Ok((name, open))
+}
+
+/// As [`set`], waiting for whoever had the tap to be quite gone: a machine that is started again in place of one that was
+/// killed is often quicker than the kernel with closing the other's descriptors.
+fn set_when_free(fd: &OwnedFd, name: &str, multi: bool) -> io::Result<()> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match set(fd, name, multi) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Opens the node of a tap driver.
