@@ -4,10 +4,12 @@ export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 modprobe -qa @EARLY@
 say() { echo "guest: $*"; }
-# A console with control queues (QEMU's) comes a moment after its driver; with none at all the serial port serves.
+# A console with control queues (QEMU's) comes a moment after its driver, and its node a moment before it can be opened;
+# with none at all the serial port serves.
 C=/dev/hvc0; n=0
-while [ ! -c $C ] && [ $n -lt 200 ]; do usleep 10000; n=$((n+1)); done
-[ -c $C ] || C=/dev/ttyS0
+opens() { [ -c $C ] && (: <$C) 2>/dev/null; }
+until opens || [ $n -ge 200 ]; do usleep 10000; n=$((n+1)); done
+opens || C=/dev/ttyS0
 exec <$C >$C 2>&1
 stty -echo
 say init
