@@ -57,7 +57,5 @@ pub use rate::Rate;
 pub use service::{CredentialSource, Credentials, Ready, Resources, ResourcesEntry};
 pub use serving::{Cache, Engine, OnError, Serving};
 pub use size::{NumberOrText, Size};
-pub use switch::{
-    Port, PortEntry, PortLimit, PortVlans, SWITCHES, Switch, SwitchFile, UplinkEntry, port_socket,
-};
+pub use switch::{Port, PortEntry, PortVlans, SWITCHES, Switch, SwitchFile, UplinkEntry, port_socket};
 pub use vcpu::{CpuList, Halt, Profile, Topology, Vcpu, VcpuEntry};

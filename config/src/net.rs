@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub use entry::NetEntry;
 pub use list::List;
 
-pub(crate) use check::net;
+pub(crate) use check::{limit, net};
 
 use crate::mac::Mac;
 use crate::name::DeviceId;

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::ConfigError;
 use crate::mac::Mac;
 use crate::name::Name;
+use crate::net::{NetLimit, limit};
 use crate::node::Node;
 use crate::rate::Rate;
-use crate::size::{NumberOrText, read_duration, write_duration};
+use crate::size::{NumberOrText, write_duration};
 
 /// The folder of all switches, beside the machines': no machine can have its name.
 pub const SWITCHES: &str = ".switches";
@@ -153,9 +153,9 @@ pub struct Port {
     /// The guest sends from its own address only.
     pub guard_mac: bool,
     /// From the guest.
-    pub tx: PortLimit,
+    pub tx: NetLimit,
     /// To the guest.
-    pub rx: PortLimit,
+    pub rx: NetLimit,
 }
 
 /// A port's VLANs, 1 to 4094; at least one.
@@ -165,17 +165,6 @@ pub struct PortVlans {
     pub untagged: Option<u16>,
     /// Of frames with one, ascending.
     pub tagged: Vec<u16>,
-}
-
-/// A limit for one direction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PortLimit {
-    /// Bits per second.
-    pub rate: Option<Rate>,
-    /// Frames per second.
-    pub packets: Option<Rate>,
-    /// How long the full speed may last after a pause, 5 ms to 10 s.
-    pub burst: Option<Duration>,
 }
 
 impl Switch {
@@ -295,30 +284,6 @@ fn port(switch: &Name, index: usize, entry: PortEntry) -> Checked<Port> {
         rx: limit("rx", entry.rx_rate, entry.rx_packets, entry.rx_burst)?,
         name,
     })
-}
-
-fn limit(
-    way: &str,
-    rate: Option<NumberOrText>,
-    packets: Option<NumberOrText>,
-    burst: Option<NumberOrText>,
-) -> Checked<PortLimit> {
-    let read = |key: &str, raw: Option<NumberOrText>| {
-        let parse = |raw: NumberOrText| {
-            let value = raw.plain().parse::<Rate>();
-            value.map_err(|allowed| ConfigError::value(format!("{way}_{key}"), &raw, allowed))
-        };
-        raw.map(parse).transpose()
-    };
-    let (rate, packets) = (read("rate", rate)?, read("packets", packets)?);
-    let Some(raw) = burst else { return Ok(PortLimit { rate, packets, burst: None }) };
-    if rate.is_none() && packets.is_none() {
-        return conflict(&format!("`{way}_burst` means nothing without `{way}_rate` or `{way}_packets`"));
-    }
-    let allowed = Duration::from_millis(5)..=Duration::from_secs(10);
-    let burst = read_duration(&raw).ok().filter(|burst| allowed.contains(burst));
-    let wrong = || ConfigError::value(format!("{way}_burst"), &raw, "must be 5ms to 10s, such as 50ms");
-    Ok(PortLimit { rate, packets, burst: Some(burst.ok_or_else(wrong)?) })
 }
 
 impl From<Switch> for SwitchFile {

@@ -1,5 +1,7 @@
 //! Switch files: what they become, what is written back, and the words each mistake is refused with.
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -18,7 +20,7 @@ fn a_switch_with_everything_survives_being_written_out() {
     assert!(a.isolated && a.guard_mac && !b.isolated);
     assert_eq!(
         a.tx,
-        PortLimit { rate: Some(Rate(100_000_000)), packets: None, burst: Some(Duration::from_millis(50)) }
+        NetLimit { rate: Some(Rate(100_000_000)), packets: None, burst: Some(Duration::from_millis(50)) }
     );
     assert!(a.mac != b.mac && b.mac != c.mac, "addresses differ");
     let json = serde_json::to_string(&switch).unwrap();

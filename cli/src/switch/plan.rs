@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use strata_config::{Port, PortLimit, PortVlans, Switch};
+use strata_config::{NetLimit, Port, PortVlans, Switch};
 
 use super::folder::control;
 use crate::child::Program;
@@ -90,7 +90,7 @@ fn vlans(vlans: &PortVlans) -> String {
     words
 }
 
-fn limit(words: &mut String, way: &str, limit: &PortLimit) {
+fn limit(words: &mut String, way: &str, limit: &NetLimit) {
     let rates = [("bits", limit.rate.map(|rate| rate.0)), ("packets", limit.packets.map(|rate| rate.0))];
     let burst = limit.burst.map(|burst| u64::try_from(burst.as_millis()).unwrap_or(u64::MAX));
     for (key, value) in rates.into_iter().chain([("burst", burst)]) {

@@ -146,7 +146,8 @@ fn addresses(List(words): List) -> Checked<Vec<IpNet>> {
     words.iter().map(address).collect()
 }
 
-fn limit(
+/// One direction's limit, of a NIC or of a switch's port: `way` is `tx` or `rx`, before each key's name.
+pub(crate) fn limit(
     way: &str,
     rate: Option<NumberOrText>,
     packets: Option<NumberOrText>,
