@@ -8,7 +8,32 @@ use crate::sandbox;
 
 /// The cases of this file.
 pub(crate) fn cases() -> Vec<Case> {
-    vec![Case::kvm("unprivileged::a_user_in_group_kvm", a_user_in_group_kvm)]
+    vec![
+        Case::kvm("unprivileged::a_user_in_group_kvm", a_user_in_group_kvm),
+        Case::kvm("unprivileged::a_tap_that_is_not_there", a_tap_that_is_not_there),
+    ]
+}
+
+/// Root gets one made; a user is told how to come by one.
+fn a_tap_that_is_not_there(context: &Context) -> anyhow::Result<()> {
+    let mut vm = context.machine("say nic; read go")?.name("made").net("nosuchtap", "").start()?;
+    vm.guest("nic")?;
+    let there = std::path::Path::new("/sys/class/net/nosuchtap");
+    ensure!(there.exists(), "no tap was made\n{}", vm.tails());
+    vm.type_in("go\n")?;
+    vm.expect_exit(0)?;
+    process::until("the end of the tap that was made", || Ok(!there.exists()))?;
+    let outsider = account::outsider(context, &[account::kvm_group()?])?;
+    let kernel = context.file("vmlinuz");
+    std::fs::copy(context.place.guest_vmlinuz(), &kernel)?;
+    let machine = context.machine("")?.kernel(&kernel).net("nosuchtap", "");
+    let mut command = outsider.strata(context);
+    machine.fill(&mut command);
+    let mut vm = machine.start_as(command)?;
+    vm.expect_exit(1)?;
+    let said = vm.errors.so_far();
+    ensure!(said.contains("nosuchtap") && said.contains("ip tuntap add"), "{said}");
+    Ok(())
 }
 
 fn a_user_in_group_kvm(context: &Context) -> anyhow::Result<()> {
