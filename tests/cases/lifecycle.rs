@@ -20,8 +20,10 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// A guest that powers off when its power button is pressed, as acpid or logind would.
+///
+/// It listens before it says that it does: a button pressed while nobody has the device open is not told to anyone.
 const BUTTON: &str = "
-for e in /dev/input/event*; do (head -c 24 $e > /dev/null; say button; poweroff -f) & done
+for e in /dev/input/event*; do exec 9< $e; (head -c 24 <&9 > /dev/null; say button; poweroff -f) & done
 say ready
 wait
 ";
