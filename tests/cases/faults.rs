@@ -200,11 +200,14 @@ fn kills_under_load(context: &Context) -> anyhow::Result<()> {
     let loaded = Loaded::start(context, &[])?;
     for round in 0..kills {
         let id = if round % 2 == 0 { "disk0" } else { "net0" };
-        let pid = loaded.inner(id)?;
+        let pid = loaded.inner(id).with_context(|| loaded.vm.tails())?;
         // One that dies within its first second is made to wait; these are to come back at once.
         std::thread::sleep(Duration::from_millis(550));
-        process::kill(if round % 4 < 2 { pid } else { loaded.vm.pid_of(id)? })?;
-        loaded.replaced(id, pid)?;
+        let kill = || {
+            process::kill(if round % 4 < 2 { pid } else { loaded.vm.pid_of(id)? })?;
+            loaded.replaced(id, pid)
+        };
+        kill().with_context(|| format!("round {round}, {id}\n{}", loaded.vm.tails()))?;
     }
     let said = loaded.vm.errors.so_far().matches("starting it again").count();
     ensure!(said >= kills, "only {said} deaths were noticed");
