@@ -7,7 +7,8 @@
 //! ```text
 //!   woken soon after falling asleep (within the maximum)  -> longer: looking a bit more would have caught it
 //!   slept long                                            -> shorter, down to not looking at all
-//!   others want the processor (a yield came back late)    -> not at all, for a while
+//!   others want the processor (a yield let one of them    -> not at all, for a while
+//!   run, and came back late)
 //!   not looking, but not idle either                      -> once in a while a try: where waking up itself takes
 //!                                                            long, every gap looks long from a sleeper's side
 //! ```
@@ -16,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// The first window after none, in nanoseconds.
 const START: u64 = 8_000;
@@ -23,7 +25,7 @@ const START: u64 = 8_000;
 const LOOKS: u32 = 24;
 /// How often the processor is offered to others, in nanoseconds.
 const YIELD_EVERY: u64 = 4_000;
-/// A yield that takes longer than this has let someone else run, in nanoseconds.
+/// A yield that takes longer than this has perhaps let someone else run, in nanoseconds.
 const LATE: u64 = 15_000;
 /// A sleep of this many maximal windows is idleness, not a gap.
 const IDLE: u64 = 64;
@@ -85,7 +87,7 @@ impl Poller {
             return Looked::Skipped;
         }
         let start = Instant::now();
-        let mut yielded = 0;
+        let (mut yielded, mut switched) = (0, 0);
         loop {
             for _ in 0..LOOKS {
                 if has_work() {
@@ -103,10 +105,15 @@ impl Poller {
             }
             // Whoever was just called and waits for this very processor runs at once, not a spell of looking later.
             if yielded == 0 || elapsed - yielded >= YIELD_EVERY {
+                if yielded == 0 {
+                    switched = switches();
+                }
                 std::thread::yield_now();
                 yielded = nanos(start);
-                // If it was the driver that ran meanwhile, that was the quickest way to the next request.
-                if yielded - elapsed > LATE && !has_work() {
+                // Late alone says little where the host is itself a VM: an interrupt takes as long, and so does a
+                // processor that is elsewhere for a moment. And if it was the driver that ran meanwhile, that was the
+                // quickest way to the next request.
+                if yielded - elapsed > LATE && switches() != switched && !has_work() {
                     self.contended();
                     return Looked::Contended;
                 }
@@ -153,6 +160,11 @@ impl Poller {
     pub fn window(&self) -> Duration {
         Duration::from_nanos(self.window)
     }
+}
+
+/// How often this thread's processor was given to another while it could have run (getrusage(2), `ru_nivcsw`).
+fn switches() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches())
 }
 
 #[inline]

@@ -69,6 +69,46 @@ fn looking_ends_with_work_or_with_the_window() {
     assert!(start.elapsed() >= micros(8) || poller.window().is_zero());
 }
 
+/// Two threads on one processor: the one that looks gives way to the other, which a second processor makes unneeded.
+#[test]
+fn one_who_shares_its_processor_gives_way() {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    let stop = AtomicBool::new(false);
+    let looked = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let looker = scope.spawn(|| {
+            sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+            let mut poller = Poller::new(PollLimit(Duration::from_millis(10)));
+            let mut looked = Looked::Miss;
+            for _ in 0..10_000 {
+                while poller.window() < micros(8_000) {
+                    poller.idle_for(micros(1));
+                }
+                looked = poller.look(|| false);
+                if looked == Looked::Contended {
+                    break;
+                }
+            }
+            looked
+        });
+        let looked = looker.join().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        looked
+    });
+    assert_eq!(looked, Looked::Contended);
+}
+
 #[test]
 fn contention_closes_the_window_for_longer_each_time() {
     let mut poller = Poller::new(LIMIT);

@@ -110,6 +110,7 @@ pub(super) const CALLS: &[Call] = &[
     allow(libc::SYS_set_tid_address, "the same"),
     allow(libc::SYS_futex, "locks, joins, parking"),
     allow(libc::SYS_sched_yield, "a polling thread lets others run"),
+    allow(libc::SYS_getrusage, "it looks whether they did; processor time, for statistics"),
     allow(libc::SYS_sched_getaffinity, "how many processors there are"),
     allow(libc::SYS_sched_setaffinity, "threads pinned to processors"),
     allow(libc::SYS_getcpu, "malloc's arenas, where the vDSO cannot"),

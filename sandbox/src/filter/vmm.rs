@@ -96,6 +96,5 @@ pub(super) const CALLS: &[Call] = &[
     allow(libc::SYS_timerfd_create, "time limits"),
     allow(libc::SYS_timerfd_settime, "the same"),
     allow(libc::SYS_signalfd4, "signals as events"),
-    allow(libc::SYS_getrusage, "processor time, for statistics"),
     allow(libc::SYS_sysinfo, "memory of the host, for statistics"),
 ];
