@@ -49,6 +49,8 @@ const STRIDE: usize = 65_536 + 33 * 64;
 const _: () = assert!(STRIDE >= LARGEST);
 /// Frames before the other direction has its turn.
 const BUDGET: usize = 4 * DEPTH;
+/// Frames read at once after which the tap is looked at once more before the driver is called.
+const BURST: usize = 4;
 /// The size frames are taken for, in bytes, when it is reckoned how many a rate limit lets pass.
 const ORDINARY: usize = 1514;
 /// Frames of one buffer in a row after which reads get one buffer again.
@@ -196,8 +198,13 @@ impl Rx {
             if got < reads {
                 // The tap is empty; the next burst is perhaps as long as this one was.
                 self.window = got.max(1);
-                more = false;
-                break;
+                if got < BURST {
+                    more = false;
+                    break;
+                }
+                // Or this one is not over: whoever sends it writes while we read. One more look costs less than to call
+                // the driver for each part of it.
+                continue;
             }
             self.window = (self.window * 2).min(DEPTH);
         }
