@@ -14,7 +14,7 @@ use lab::{EVERYONE, PLAIN, crosses, ethernet, mac, number_of};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use scene::{Guest, LONG, USUAL, namespace, until};
+use scene::{Guest, LONG, SHORT, USUAL, namespace, until};
 use strata_vhost_net::tap::Tap;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vhost-net");
@@ -222,15 +222,18 @@ fn killed_and_started_again_under_load() {
     let (mut next, mut last) = (0, None);
     for round in 0..20u64 {
         let deadline = Instant::now() + Duration::from_millis(10 + 7 * round % 20);
-        let mut crossed = 0;
+        let (mut crossed, mut arrived) = (0, Instant::now());
         while crossed < 20 || Instant::now() < deadline {
+            assert!(arrived.elapsed() < LONG, "round {round}: nothing arrives any more");
             while a.tx[0].poll().is_some() {}
             while a.tx[0].free() > 0 {
                 a.post_frame(0, PLAIN, &ethernet(mac(1), mac(0), next, 60 + next as usize % 1400));
                 next += 1;
             }
             a.flush(0);
-            if let Some((_, frame)) = b.receive_within(0, LONG) {
+            // What `a` had sent before may all have gone while `b` was not back: then it has to send more.
+            if let Some((_, frame)) = b.receive_within(0, SHORT) {
+                arrived = Instant::now();
                 let number = number_of(&frame);
                 assert!(last < Some(number), "{last:?} before {number}");
                 last = Some(number);
