@@ -4,9 +4,29 @@ use strata_rig::Place;
 use strata_rig::progress::step;
 use strata_rig::tool;
 
+const FUZZ: &str = "tests/fuzz/Cargo.toml";
 const CHECKS: &[(&str, &[&str])] = &[
     ("formatting", &["fmt", "--all", "--check"]),
     ("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    ("formatting of the fuzz targets", &["fmt", "--manifest-path", FUZZ, "--check"]),
+    // Outside the workspace, so nothing else compiles them without a sanitizer; in the same target folder, so that what
+    // they build on is checked once.
+    (
+        "lints of the fuzz targets",
+        &[
+            "clippy",
+            "--quiet",
+            "--locked",
+            "--manifest-path",
+            FUZZ,
+            "--target-dir",
+            "target",
+            "--no-default-features",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
     ("documentation", &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]),
     ("the workspace's shape", &["test", "--quiet", "--package", "xtask", "workspace_test"]),
 ];

@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     size.set(80, 25);
     // Both rings at the same place, or the second one behind the first.
     for index in 0..2_u16 {
-        let at = u64::from(index) * if data.len() % 2 == 0 { 0 } else { 0x400 };
+        let at = u64::from(index) * if data.len().is_multiple_of(2) { 0 } else { 0x400 };
         let setup = QueueSetup {
             index,
             size: 16,

@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     static SHADOW: OnceLock<Option<Arc<Shadow>>> = OnceLock::new();
     // Half the runs with the page that guests read instead of the registers.
     let shadow = SHADOW.get_or_init(|| Shadow::anonymous().ok().map(Arc::new)).clone();
-    let page = shadow.filter(|_| data.len() % 2 == 0).map(|shadow| (shadow, 0));
+    let page = shadow.filter(|_| data.len().is_multiple_of(2)).map(|shadow| (shadow, 0));
     let interrupts = Interrupts::new(Box::new(Bounded), 2, page);
     let (events, _inbox) = std::sync::mpsc::channel();
     let output: Arc<Mutex<Vec<u8>>> = Arc::default();

@@ -86,7 +86,7 @@ fuzz_target!(|data: &[u8]| {
         pci.ecam_write(slot << 15 | 4, &[6, 0]);
         // Half the runs begin where a driver has settled its features (virtio 1.2 section 4.1.4.3: the status is at
         // 0x14, the driver's features at 0x08 and 0x0c), with messages on.
-        if data.len() % 2 == 0 {
+        if data.len().is_multiple_of(2) {
             let registers = ECAM + 0x10_0000 + (slot << 14);
             for (field, value) in [(0x14, 3), (0x08, 1), (0x0c, 1), (0x14, 0xb)] {
                 pci.mmio_write(registers + field, &[value]);

@@ -25,8 +25,12 @@ fuzz_target!(|data: &[u8]| {
         && file.as_file().set_len(1 << 20).is_ok();
     assert!(written);
     let path: PathBuf = file.path().to_owned();
-    let options =
-        ImageOptions { path, read_only: data.len() % 2 == 0, format: Format::Qcow2, cache: Cache::Writeback };
+    let options = ImageOptions {
+        path,
+        read_only: data.len().is_multiple_of(2),
+        format: Format::Qcow2,
+        cache: Cache::Writeback,
+    };
     let Ok((_files, layers)) = Layers::open(&options, 1) else { return };
     let size = layers.size();
     let Ok(mut lane) = Lane::spawn(Arc::new(layers)) else { return };

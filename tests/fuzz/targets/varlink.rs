@@ -108,7 +108,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&which, bytes)) = data.split_first() else { return };
     let server = &servers[usize::from(which & 1)];
     say(server, bytes);
-    if RUNS.fetch_add(1, Ordering::Relaxed) % 64 == 0 {
+    if RUNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(64) {
         let answer = say(server, b"{\"method\":\"org.varlink.service.GetInfo\"}\0");
         assert!(
             answer.is_some_and(|answer| answer.starts_with(b"{\"parameters\"")),
