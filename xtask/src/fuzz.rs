@@ -1,16 +1,16 @@
 //! `cargo xtask fuzz`: builds the targets of `tests/fuzz` with coverage and address checks, and runs them.
 //!
 //! libFuzzer is driven directly: the one thing cargo-fuzz would add here is a second toolchain to install. The flags
-//! are the ones it passes; they are unstable, which RUSTC_BOOTSTRAP lets the project's own toolchain take.
+//! are the ones it passes; they are unstable, which RUSTC_BOOTSTRAP lets the project's own toolchain take. A C++ compiler,
+//! for libFuzzer, is installed if there is none. CI calls this for a minute a target.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail};
-use strata_rig::Place;
-use strata_rig::progress::say;
-use strata_rig::tool;
+use strata_rig::progress::step;
+use strata_rig::{Place, packages, tool};
 
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -41,14 +41,17 @@ pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<()> {
         bail!("there is no target {unknown}; there are {}", known.join(", "));
     }
     let chosen = if arguments.targets.is_empty() { &known } else { &arguments.targets };
-    say("building the fuzz targets");
+    // The compiler crate `cc` asks for.
+    if tool::find("c++").is_none() {
+        packages::ensure_one("g++")?;
+    }
     let output = place.cache().join("fuzz");
     let mut cargo = tool::command("cargo");
     cargo
         .args(["build", "--quiet", "--release", "--locked", "--target", TRIPLE, "--target-dir"])
         .arg(&output);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", FLAGS).current_dir(&package);
-    tool::output(&mut cargo)?;
+    step("build of the fuzz targets", || tool::output(&mut cargo).map(drop))?;
     let programs = output.join(TRIPLE).join("release");
     let next = Mutex::new(chosen.iter());
     let found = Mutex::new(Vec::new());

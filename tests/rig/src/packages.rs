@@ -50,6 +50,19 @@ pub fn ensure(extra: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Installs `name` alone, for a command that needs nothing of the rig.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_one(name: &str) -> anyhow::Result<()> {
+    if installed(name) {
+        return Ok(());
+    }
+    let apt = Apt::new(&[name], false)?;
+    step("apt-get update", || apt.run(&["update", "-qq"]))?;
+    step(&format!("apt-get install {name}"), || apt.install(&[], &[name]))
+}
+
 fn install_qemu(apt: &Apt) -> anyhow::Result<()> {
     let codename = codename();
     let backports = format!("{codename}-backports");
