@@ -33,7 +33,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 pub use life::{Command, Event, Failure};
-pub use ready::Said;
+pub use ready::{Lines, Said};
 pub use shared::{Meters, Shared};
 use strata_config::ConfigError;
 use strata_sandbox::{Namespaces, Role, SandboxError, Spec};

@@ -1,8 +1,8 @@
-//! The machine file, TOML and JSON, and the flags' compact form. A checked machine survives being written out.
+//! The files of machine and switch, TOML and JSON. A checked one survives being written out.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use strata_config::Machine;
+use strata_config::{Machine, Switch};
 
 fuzz_target!(|text: &str| {
     if let Ok(machine) = text.parse::<Machine>() {
@@ -10,5 +10,11 @@ fuzz_target!(|text: &str| {
             panic!("a checked machine cannot be written out")
         };
         assert_eq!(json.parse::<Machine>().ok(), Some(machine));
+    }
+    if let Ok(switch) = Switch::parse(text) {
+        let Ok(json) = serde_json::to_string(&switch) else {
+            panic!("a checked switch cannot be written out")
+        };
+        assert_eq!(Switch::parse(&json).ok(), Some(switch));
     }
 });

@@ -59,15 +59,16 @@ pub(super) fn device(events: Sender<Event>) -> io::Result<PciDevice> {
     Ok(Console::device("notify".to_owned(), Arc::new(hub)).0)
 }
 
-/// Bytes into lines.
-#[derive(Default)]
-struct Lines {
+/// Bytes into lines. Public for its fuzz target, `ready`.
+#[derive(Debug, Default)]
+pub struct Lines {
     line: Vec<u8>,
     overlong: bool,
 }
 
 impl Lines {
-    fn push(&mut self, byte: u8) -> Option<Said> {
+    /// Takes the next byte; what the line that it ends says.
+    pub fn push(&mut self, byte: u8) -> Option<Said> {
         if byte != b'\n' {
             self.overlong |= self.line.len() >= LONGEST;
             if !self.overlong {
