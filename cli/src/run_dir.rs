@@ -3,15 +3,24 @@
 //! Owns who may use it: the launcher holds an flock on `lock` for as long as the machine lives, so a name is
 //! taken exactly while its launcher lives, however that ends. Refuses a second machine of the same name. What a
 //! dead launcher left is removed when the name is used again.
+//!
+//! The lock may be held for a moment longer: by whoever looks whether it is held ([`Running::find`]), and by a child that
+//! the launcher forked just before it was killed. So one that no living launcher holds is waited for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use strata_config::Name;
+
+/// How long a lock may be held that is no living launcher's.
+const PASSING: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why a machine's folder cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +114,7 @@ impl Drop for RunDir {
 
 fn lock(path: &Path, name: &Name) -> Result<Flock<File>, RunDirError> {
     let lock_path = path.join("lock");
+    let start = Instant::now();
     loop {
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(path)(error)),
@@ -128,7 +138,12 @@ fn lock(path: &Path, name: &Name) -> Result<Flock<File>, RunDirError> {
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                return Err(RunDirError::Taken { name: name.clone(), pid: pid.trim().to_owned() });
+                let pid = pid.trim().to_owned();
+                if start.elapsed() >= PASSING || is_alive(&pid) {
+                    return Err(RunDirError::Taken { name: name.clone(), pid });
+                }
+                std::thread::sleep(LOOK);
+                continue;
             }
             Err((_, errno)) => return Err(at(&lock_path)(errno.into())),
         };
@@ -141,6 +156,12 @@ fn lock(path: &Path, name: &Name) -> Result<Flock<File>, RunDirError> {
             return Ok(lock);
         }
     }
+}
+
+/// Whether there is such a process, and it is no zombie. Nothing stands for one that has yet to write its number.
+fn is_alive(pid: &str) -> bool {
+    let stat = pid.parse::<u32>().ok().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    stat.is_some_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
 }
 
 /// A running machine as its folder shows it.

@@ -1,7 +1,10 @@
 //! Who gets a machine's folder.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::run_dir::{RunDir, RunDirError, Running};
 
@@ -35,6 +38,51 @@ fn what_a_dead_launcher_left_is_removed() {
     let names: Vec<_> =
         fs::read_dir(run_dir.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names, ["lock"]);
+}
+
+/// As `strata status` does while a machine is started again whose launcher was killed.
+#[test]
+fn who_looks_at_a_dead_launchers_lock_is_not_in_the_way() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("web");
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    let _ = Running::find(&folder);
+                }
+            });
+        }
+        let all = (0..300).all(|_| {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("lock"), dead.id().to_string()).unwrap();
+            RunDir::create(base.path(), &"web".parse().unwrap()).is_ok()
+        });
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(all);
+    });
+}
+
+/// A child that it forked and that has yet to become another program has its lock, too.
+#[test]
+fn a_lock_that_outlives_its_launcher_is_waited_for() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("web");
+    fs::create_dir_all(&folder).unwrap();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    fs::write(folder.join("lock"), dead.id().to_string()).unwrap();
+    let held = Flock::lock(File::open(folder.join("lock")).unwrap(), FlockArg::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(held);
+        });
+        RunDir::create(base.path(), &"web".parse().unwrap()).unwrap();
+    });
 }
 
 #[test]
