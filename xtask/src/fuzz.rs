@@ -58,7 +58,9 @@ pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.max(1) {
             scope.spawn(|| {
-                while let Some(target) = lock(&next).next() {
+                loop {
+                    // A statement of its own: `while let` would keep the lock for as long as the target runs.
+                    let Some(target) = lock(&next).next() else { break };
                     match fuzz(place, &programs.join(target), target, arguments.seconds) {
                         Ok(runs) => println!("{target}: {runs} inputs, nothing found"),
                         Err(error) => lock(&found).push(format!("{error:#}")),
