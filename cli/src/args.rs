@@ -8,6 +8,7 @@ use crate::disk::DiskCommand;
 use crate::image::ImageCommand;
 use crate::lab::LabCommand;
 use crate::net::NetCommand;
+use crate::reload::ReloadArgs;
 use crate::switch::SwitchCommand;
 use crate::unit::UnitArgs;
 use crate::upgrade::UpgradeArgs;
@@ -95,6 +96,8 @@ pub(crate) enum Command {
     Image(ImageCommand),
     /// Replace the processes of a running machine's disks and NICs by the installed version
     Upgrade(UpgradeArgs),
+    /// Take over what a running machine's file says now, and name what has to wait for a start
+    Reload(ReloadArgs),
     /// Stop a machine's vCPUs
     Pause {
         /// The machine

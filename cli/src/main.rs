@@ -22,6 +22,7 @@ mod preflight;
 mod preflight_test;
 mod profile;
 mod programs;
+mod reload;
 mod restarts;
 mod run;
 mod run_dir;
@@ -40,7 +41,7 @@ mod upgrade;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use strata_config::Lab;
+use strata_config::{ConfigError, Lab};
 
 use crate::args::{Cli, Command};
 use crate::lab::LabCommand;
@@ -89,6 +90,10 @@ fn main() -> ExitCode {
         Command::Net(command) => net::run(&command),
         Command::Image(command) => image::run(&command),
         Command::Upgrade(args) => upgrade::run(&args),
+        Command::Reload(args) => match reload::run(&args) {
+            Err(error) if error.is::<ConfigError>() => return fail(&error, WRONG),
+            result => result,
+        },
         Command::Ps { output } => block_on(list::ps(output.output)),
         Command::Status { name, output } => block_on(list::status(&name, output.output)),
         Command::Console { name } => block_on(control::console(&name)),

@@ -17,11 +17,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use strata_config::{Machine, Name, Uuid};
+use strata_config::{ConfigError, Machine, Name, Uuid};
 
 use crate::profile;
 use crate::say::{print, say};
 use dropin::Files;
+pub(crate) use dropin::slice;
 
 /// Where machine files are.
 pub(crate) const MACHINES: &str = "/etc/strata/machines";
@@ -81,6 +82,16 @@ fn generate(machines: &Path, folder: &Path) -> anyhow::Result<()> {
         write(folder, files)?;
     }
     Ok(())
+}
+
+/// The machine of this name, from its file and what lies over it.
+pub(crate) fn read(name: &Name) -> Result<Machine, ConfigError> {
+    machines::read(Path::new(MACHINES), name)
+}
+
+/// Whether units can be made of it.
+pub(crate) fn check(machine: &Machine) -> anyhow::Result<()> {
+    dropin::of(machine).map(drop)
 }
 
 /// With a UUID, and what exits are assumed to cost, in any case.

@@ -63,7 +63,7 @@ fn instances() -> (TempDir, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let programs = dir.path().join("programs");
     fs::create_dir(&programs).unwrap();
-    for program in ["vmm", "vhost-blk", "vhost-net", "strata"] {
+    for program in ["vmm", "vhost-blk", "vhost-net", "strata", "nsenter"] {
         let path = programs.join(program);
         fs::write(&path, "#!/bin/sh\n").unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -13,7 +13,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strata_config::{DeviceId, DiskSource, Machine, Name, Size};
+use strata_config::{DeviceId, Disk, DiskSource, Machine, Name, Size};
 
 use crate::args::{Output, OutputArgs};
 use crate::backend::{call, control_socket};
@@ -137,6 +137,34 @@ impl Served {
         call(&self.socket, &format!("io.strata.Disk.{method}"), parameters, patience)
             .with_context(|| format!("{} of {}", self.id, self.machine))
     }
+
+    fn rates(&self) -> anyhow::Result<Rates> {
+        let mut status = self.ask("GetStatus", Value::Null, PATIENCE)?;
+        let rates = status.get_mut("rates").map(Value::take).context("the backend tells no limits")?;
+        serde_json::from_value(rates).context("the backend's limits cannot be read")
+    }
+
+    /// Sets them; what they are then.
+    fn set_rates(&self, wanted: Rates) -> anyhow::Result<Rates> {
+        self.ask("SetRates", json!({ "rates": wanted }), PATIENCE).context("cannot set the limits")?;
+        self.rates()
+    }
+}
+
+/// Sets a running disk's limits to those of its entry; says what they are if they were others. Not for us to set: those
+/// of a disk that somebody else serves.
+pub(crate) fn follow(running: &Running, disk: &Disk) -> anyhow::Result<Option<String>> {
+    let DiskSource::File { serving, .. } = &disk.source else { return Ok(None) };
+    let wanted = Rates {
+        iops: serving.iops.unwrap_or_default(),
+        iops_burst: serving.iops_burst.unwrap_or_default(),
+        bytes_per_second: serving.bytes_per_second.unwrap_or_default(),
+        bytes_burst: serving.bytes_burst.unwrap_or_default(),
+    };
+    let served = Served::new(running, disk.id.as_str());
+    let before = served.rates()?;
+    let now = served.set_rates(wanted)?;
+    Ok((now != before).then(|| format!("{}: {}", served.id, now.text().trim_end().replace('\n', "; "))))
 }
 
 /// What its launcher left in its folder.
@@ -194,15 +222,9 @@ impl LimitArgs {
 
 fn limit(args: &LimitArgs) -> anyhow::Result<()> {
     let disk = args.target.find()?;
-    let rates = || -> anyhow::Result<Rates> {
-        let mut status = disk.ask("GetStatus", Value::Null, PATIENCE)?;
-        let rates = status.get_mut("rates").map(Value::take).context("the backend tells no limits")?;
-        serde_json::from_value(rates).context("the backend's limits cannot be read")
-    };
-    let mut now = rates()?;
+    let mut now = disk.rates()?;
     if let Some(wanted) = args.change(now)? {
-        disk.ask("SetRates", json!({ "rates": wanted }), PATIENCE).context("cannot set the limits")?;
-        now = rates()?;
+        now = disk.set_rates(wanted)?;
     }
     let text = match args.output.output {
         Output::Json => format!("{}\n", serde_json::to_string_pretty(&now)?),

@@ -4,11 +4,15 @@ use anyhow::Context;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strata_config::Rate;
+use strata_config::{Net, NetLimit, Rate};
 
-use super::Target;
+use super::{Served, Target};
 use crate::args::{Output, OutputArgs};
+use crate::run_dir::Running;
 use crate::say::print;
+
+/// vhost-net's burst in milliseconds where none is given (its `--help`).
+const BURST: u64 = 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct LimitArgs {
@@ -63,13 +67,26 @@ struct Limits {
 
 pub(super) fn run(args: &LimitArgs) -> anyhow::Result<()> {
     let nic = args.target.find()?;
-    let limits = || -> anyhow::Result<Limits> {
-        let mut status = nic.ask("GetStatus", Value::Null)?;
-        let limits = status.get_mut("limits").map(Value::take).context("the backend tells no limits")?;
-        serde_json::from_value(limits).context("the backend's limits cannot be read")
-    };
-    let mut now = limits()?;
+    let mut now = limits(&nic)?;
     let wanted = args.change(now);
+    if wanted != now {
+        now = set(&nic, now, wanted)?;
+    }
+    let text = match args.output.output {
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(&now)?),
+        Output::Text => line("from the guest", now.tx) + &line("to the guest", now.rx),
+    };
+    print(&text).map_err(Into::into)
+}
+
+fn limits(nic: &Served) -> anyhow::Result<Limits> {
+    let mut status = nic.ask("GetStatus", Value::Null)?;
+    let limits = status.get_mut("limits").map(Value::take).context("the backend tells no limits")?;
+    serde_json::from_value(limits).context("the backend's limits cannot be read")
+}
+
+/// Sets the directions that differ; what they are then.
+fn set(nic: &Served, now: Limits, wanted: Limits) -> anyhow::Result<Limits> {
     for (direction, old, new) in [("tx", now.tx, wanted.tx), ("rx", now.rx, wanted.rx)] {
         if old != new {
             let Limit { bits, packets, burst } = new;
@@ -77,14 +94,30 @@ pub(super) fn run(args: &LimitArgs) -> anyhow::Result<()> {
             nic.ask("SetLimit", limit).context("cannot set the limit")?;
         }
     }
-    if wanted != now {
-        now = limits()?;
+    limits(nic)
+}
+
+/// Sets a running NIC's limits to those of its entry; says what they are if they were others. Not for us to set: those
+/// of a NIC that somebody else serves.
+pub(crate) fn follow(running: &Running, net: &Net) -> anyhow::Result<Option<String>> {
+    let Some(own) = net.source.own() else { return Ok(None) };
+    let nic = Served::new(running, net.id.as_str());
+    let now = limits(&nic)?;
+    let wanted = Limits { tx: Limit::of(own.tx), rx: Limit::of(own.rx) };
+    if wanted == now {
+        return Ok(None);
     }
-    let text = match args.output.output {
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(&now)?),
-        Output::Text => line("from the guest", now.tx) + &line("to the guest", now.rx),
-    };
-    print(&text).map_err(Into::into)
+    let now = set(&nic, now, wanted)?;
+    let text = line("from the guest", now.tx) + &line("to the guest", now.rx);
+    Ok(Some(format!("{}: {}", nic.id, text.trim_end().replace('\n', "; "))))
+}
+
+impl Limit {
+    /// As the machine file has it; a burst it does not name is the backend's own default.
+    fn of(NetLimit { rate, packets, burst }: NetLimit) -> Self {
+        let burst = burst.map_or(BURST, |burst| burst.as_millis() as u64);
+        Self { bits: rate.map(|rate| rate.0), packets: packets.map(|rate| rate.0), burst }
+    }
 }
 
 impl LimitArgs {

@@ -18,6 +18,7 @@ use strata_config::{DeviceId, Machine, Name, NetSource};
 use crate::backend::{call, control_socket};
 use crate::control;
 use crate::run_dir::Running;
+pub(crate) use limit::follow;
 
 /// Everything is answered from memory.
 const PATIENCE: Duration = Duration::from_secs(5);

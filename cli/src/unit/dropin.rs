@@ -178,7 +178,7 @@ fn sockets(machine: &Machine) -> impl Iterator<Item = &Path> {
 }
 
 /// The slice of a machine with its disks and NICs.
-fn slice(machine: &Name) -> String {
+pub(crate) fn slice(machine: &Name) -> String {
     format!("machine-strata-{}.slice", machine.as_str().replace('-', "\\x2d"))
 }
 

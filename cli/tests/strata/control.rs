@@ -197,3 +197,28 @@ fn exits_and_top_show_what_there_is_and_say_what_is_not() {
     let unknown = place.output(&["exits", "wbe"]);
     assert_eq!(stderr(&unknown), "strata: no machine named wbe runs; running: web\n");
 }
+
+#[test]
+fn reload_wants_a_file_and_refuses_a_wrong_one() {
+    if no_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let _launcher = running(&place, &[]);
+    let unnamed = place.output(&["reload", "web"]);
+    let words = "strata: web runs under `strata run`; name its file: strata reload web FILE\n";
+    assert_eq!((unnamed.status.code(), stderr(&unnamed).as_str()), (Some(1), words));
+    let reload = |text: &str| {
+        std::fs::write(place.path("web.toml"), text).unwrap();
+        place.output(&["reload", "web", "web.toml"])
+    };
+    let wrong = reload("kernel = 'vmlinuz'\ncpus = 'many'\n");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("cpus"), "{}", stderr(&wrong));
+    // The disk came by a flag: for the file, it is gone.
+    let done = reload("kernel = 'vmlinuz'\nmemory = '64M'\ncpus = 2\nstop_timeout = 1\n");
+    let expected = "other than when web started, and not in force before `strata stop web, then strata run`: cpus, disk \
+        (disk0 before, none now)";
+    assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
+    assert!(stdout(&done).starts_with(expected), "{}", stdout(&done));
+}

@@ -46,6 +46,7 @@ fn life(context: &Context, node: &Node) -> anyhow::Result<()> {
     listed(node)?;
     node.run(&["strata", "disk", "resize", "web", "disk0", "32M"])?;
     until("the guest to see its larger disk", || Ok(console.count("65536 sectors")? > 0))?;
+    reloaded(node)?;
     upgraded(node, &console)?;
     rebooted(node, &console)?;
     ended(node, &console)?;
@@ -88,8 +89,7 @@ fn listed(node: &Node) -> anyhow::Result<()> {
     for unit in [VM, DISK, NIC] {
         ensure!(node.property(unit, "Slice")? == slice, "{unit} is not in {slice}");
     }
-    let cgroup =
-        node.path("/sys/fs/cgroup").join(node.property(&slice, "ControlGroup")?.trim_start_matches('/'));
+    let cgroup = cgroup(node, &slice)?;
     for (file, value) in [("memory.max", "1073741824"), ("cpu.weight", "50")] {
         let text = fs::read_to_string(cgroup.join(file)).with_context(|| format!("no {file} of {slice}"))?;
         ensure!(text.trim() == value, "{file} of {slice} is {text:?}");
@@ -104,12 +104,54 @@ fn listed(node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The folder of a unit's cgroup.
+fn cgroup(node: &Node, unit: &str) -> anyhow::Result<std::path::PathBuf> {
+    let path = node.property(unit, "ControlGroup")?;
+    Ok(node.path("/sys/fs/cgroup").join(path.trim_start_matches('/')))
+}
+
 /// machined hears of it once it is up.
 fn is_listed(node: &Node) -> anyhow::Result<()> {
     until("machinectl to list the machine", || {
         let machines = node.run(&["machinectl", "list", "--no-legend"])?;
         Ok(machines.split_whitespace().take(3).eq(["web", "vm", "strata"]))
     })
+}
+
+/// The machine file is edited: limits and resources are in force at once, the rest is named, and a wrong file changes
+/// nothing.
+fn reloaded(node: &Node) -> anyhow::Result<()> {
+    let path = node.path("/etc/strata/machines/web.toml");
+    let before = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
+    let mut text = fs::read_to_string(&path)?;
+    fs::write(&path, text.replace("cpu_weight = 50", "cpu_weight = 'much'"))?;
+    let refused = node.try_run(&["systemctl", "reload", VM])?;
+    ensure!(!refused.status.success() && node.is_active(VM)?, "a wrong file: {refused:?}");
+    for (key, edited) in [
+        ("cpu_weight = 50", "cpu_weight = 70"),
+        ("stop_timeout = 100", "stop_timeout = 101"),
+        ("serial =", "iops = 5000\nserial ="),
+        ("mac =", "tx_rate = '1G'\nmac ="),
+    ] {
+        ensure!(text.contains(key), "the machine file has no {key}");
+        text = text.replace(key, edited);
+    }
+    fs::write(&path, text)?;
+    node.run(&["systemctl", "reload", VM])?;
+    let disk = node.run(&["strata", "disk", "limit", "web", "disk0"])?;
+    ensure!(disk.contains("requests: 5000 per second"), "the disk's limits: {disk}");
+    let nic = node.run(&["strata", "net", "limit", "web", "net0"])?;
+    ensure!(nic.contains("from the guest: 1G bit/s"), "the NIC's limits: {nic}");
+    let slice = node.property(VM, "Slice")?;
+    let weight = fs::read_to_string(cgroup(node, &slice)?.join("cpu.weight"))?;
+    ensure!(weight.trim() == "70", "cpu.weight of {slice} is {weight:?}");
+    let said = node.journal(&["-u", VM, "-n", "20"])?;
+    for line in ["cpu_weight", "strata-vm@web`: stop_timeout", "disk0: requests: 5000"] {
+        ensure!(said.contains(line), "the reload did not say {line:?}: {said}");
+    }
+    let after = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
+    ensure!(before == after && node.is_active(VM)?, "the reload was a restart: {before:?}, {after:?}");
+    Ok(())
 }
 
 /// The package is upgraded under the running machine: its disk and NIC are new processes, its vmm is not.
