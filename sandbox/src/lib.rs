@@ -46,7 +46,7 @@ pub use descriptors::close_inherited;
 pub use error::SandboxError;
 pub use isolate::{Isolated, disabled, isolate};
 pub use remove::remove_at_end;
-pub use service::{Notify, ServiceError, listeners};
+pub use service::{Notify, ServiceError, listeners, stored};
 pub use tmpfs::{private_tmpfs_huge, tmpfs_in};
 
 use std::os::fd::RawFd;

@@ -1,16 +1,19 @@
 //! What a service manager hands a process and hears from it (sd_notify(3), sd_listen_fds(3)).
 //!
-//! Owns: reading `LISTEN_FDS` and the socket of `NOTIFY_SOCKET`. Called by each `main` before the sandbox, because in
+//! Owns: reading `LISTEN_FDS`, which are sockets and what a process before this one has stored, and the socket of
+//! `NOTIFY_SOCKET`. Called by each `main` before the sandbox, because in
 //! it nothing can be opened any more: the notification socket is connected once, early, and written to as long as the
 //! process lives. Refuses sockets that are none of ours (`LISTEN_PID`), and to fail for want of a service manager.
 
 use std::ffi::OsStr;
-use std::io;
-use std::os::fd::RawFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::sys;
 
@@ -18,6 +21,10 @@ use crate::sys;
 const FIRST: RawFd = 3;
 /// More than any unit of ours passes; a bound on what the environment may make us touch.
 const MOST: RawFd = 64;
+/// Before the names of descriptors that we stored. A socket's is its unit's, which ends in `.socket`.
+const STORED: &str = "stored-";
+/// Descriptors in one message; the kernel takes 253 (SCM_MAX_FD).
+const AT_ONCE: usize = 64;
 
 /// Why what the service manager handed over cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +37,34 @@ pub enum ServiceError {
     Closed(RawFd),
 }
 
-/// The descriptors passed by socket activation, in the unit's order; empty if there are none or they are for another
+/// The sockets passed by socket activation, in the unit's order; empty if there are none or they are for another
 /// process. May be called before [`crate::close_inherited`], which has to be told of them.
 ///
 /// # Errors
 /// The environment promises what is not there.
 pub fn listeners() -> Result<Vec<RawFd>, ServiceError> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    Ok(named(&passed()?, &names, |name| !name.starts_with(STORED)))
+}
+
+/// The descriptors that a process before this one has had stored as `name` ([`Notify::store`]), in no order. May be
+/// called before [`crate::close_inherited`], which has to be told of them.
+///
+/// # Errors
+/// The environment promises what is not there.
+pub fn stored(name: &str) -> Result<Vec<RawFd>, ServiceError> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    Ok(named(&passed()?, &names, |other| other.strip_prefix(STORED) == Some(name)))
+}
+
+/// Those whose name is wanted. Names are separated by colons, and may be missing.
+fn named(fds: &[RawFd], names: &str, wanted: impl Fn(&str) -> bool) -> Vec<RawFd> {
+    let names = names.split(':').chain(std::iter::repeat(""));
+    fds.iter().zip(names).filter(|(_, name)| wanted(name)).map(|(fd, _)| *fd).collect()
+}
+
+/// All that was passed.
+fn passed() -> Result<Vec<RawFd>, ServiceError> {
     let variable = |name| std::env::var(name).ok();
     let (Some(pid), Some(count)) = (variable("LISTEN_PID"), variable("LISTEN_FDS")) else {
         return Ok(Vec::new());
@@ -113,6 +142,25 @@ impl Notify {
     /// It was told to end and does so.
     pub fn stopping(&self, status: &str) {
         self.send(&format!("STOPPING=1\nSTATUS={}", one_line(status)));
+    }
+
+    /// Has the manager keep copies of descriptors for the next process of this service (`FDSTORE=1`). It does not watch
+    /// them: what has gone stale is for that process to see, and for it to [`Notify::forget`].
+    pub fn store(&self, name: &str, fds: &[BorrowedFd<'_>]) {
+        let Some(socket) = &self.socket else { return };
+        let message = format!("FDSTORE=1\nFDNAME={STORED}{name}\nFDPOLL=0");
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        for part in numbers.chunks(AT_ONCE) {
+            let (text, rights) = ([IoSlice::new(message.as_bytes())], [ControlMessage::ScmRights(part)]);
+            if let Err(error) = sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::empty(), None) {
+                tracing::warn!("the service manager does not keep {name}: {error}");
+            }
+        }
+    }
+
+    /// What was stored as `name` is of no use any more.
+    pub fn forget(&self, name: &str) {
+        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={STORED}{name}"));
     }
 
     fn send(&self, message: &str) {

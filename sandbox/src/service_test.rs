@@ -2,7 +2,9 @@ use std::os::unix::net::UnixDatagram;
 
 use std::time::Duration;
 
-use super::{Notify, connect, interval, one_line};
+use std::os::fd::AsFd;
+
+use super::{Notify, STORED, connect, interval, named, one_line};
 
 fn said(socket: &UnixDatagram) -> String {
     let mut bytes = [0; 256];
@@ -67,4 +69,33 @@ fn nobody_is_told_anything_without_a_manager() {
 #[test]
 fn a_status_cannot_smuggle_in_another_assignment() {
     assert_eq!(one_line("a\nMAINPID=1"), "a MAINPID=1");
+}
+
+#[test]
+fn descriptors_are_stored_by_name_and_told_from_sockets_by_it() {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    use std::os::fd::{AsRawFd, RawFd};
+
+    let (ours, manager) = UnixDatagram::pair().unwrap();
+    let notify = Notify { socket: Some(ours), watched: None };
+    let (one, other) = UnixDatagram::pair().unwrap();
+    notify.store("tap", &[one.as_fd(), other.as_fd()]);
+    let mut space = nix::cmsg_space!([RawFd; 2]);
+    let mut text = [0; 256];
+    let mut parts = [std::io::IoSliceMut::new(&mut text)];
+    let got =
+        recvmsg::<()>(manager.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
+    let rights = got.cmsgs().unwrap().next().unwrap();
+    assert!(matches!(rights, ControlMessageOwned::ScmRights(fds) if fds.len() == 2));
+    let length = got.bytes;
+    assert_eq!(&text[..length], b"FDSTORE=1\nFDNAME=stored-tap\nFDPOLL=0");
+    notify.forget("tap");
+    assert_eq!(said(&manager), "FDSTOREREMOVE=1\nFDNAME=stored-tap");
+    // Nobody keeps anything for a process that no manager started.
+    Notify::default().store("tap", &[one.as_fd()]);
+
+    let sockets = |fds: &[RawFd], names: &str| named(fds, names, |name| !name.starts_with(STORED));
+    assert_eq!(sockets(&[3, 4, 5], "a.socket:a.socket:stored-tap"), [3, 4]);
+    assert_eq!(sockets(&[3, 4], ""), [3, 4]);
+    assert_eq!(named(&[3, 4, 5], "a.socket:stored-x:stored-tap", |name| name == "stored-tap"), [5]);
 }

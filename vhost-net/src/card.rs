@@ -98,6 +98,9 @@ impl Card {
                 announce: false,
             }),
         };
+        // One that was taken out under a process before this one is in again, as the link says. A macvtap has no such
+        // switch.
+        let _ = card.tap.set_carrier(true);
         card.reset();
         card
     }

@@ -3,6 +3,7 @@
 //! Everything that needs a right happens before the first client is heard, in this order: command line, tap,
 //! socket, sandbox. Afterwards the process has descriptors and nothing else.
 
+mod kept;
 mod options;
 mod switch_options;
 mod switch_run;
@@ -18,7 +19,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use options::Options;
-use strata_sandbox::{Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end};
+use strata_sandbox::{
+    Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end, stored,
+};
 use strata_vhost_net::device::Net;
 use strata_vhost_net::mac::Mac;
 use strata_vhost_net::service::Nic;
@@ -67,11 +70,12 @@ fn run(options: &Options) -> anyhow::Result<()> {
         return switch_run::run(options, name);
     }
     let fd = socket(options)?;
-    close_inherited(&options.kept(fd));
+    let back = stored(kept::NAME)?;
+    close_inherited(&[options.kept(fd), back.clone()].concat());
     let notify = Notify::from_environment();
     let sandboxed = !options.no_sandbox;
     let tap = match &options.tap {
-        Some(name) => Tap::open(name, usize::from(options.num_queues), options.create_tap)?,
+        Some(name) => kept::tap(name, options.num_queues, options.create_tap, inherit(&back)?, &notify)?,
         None => Tap::from_fds(inherit(&options.tap_fd)?)?,
     }
     .with_mtu(options.mtu);

@@ -11,6 +11,7 @@ use strata_tests::process::until;
 use super::guest;
 
 const DISK: &str = "vhost-blk@web-disk0";
+const NIC: &str = "vhost-net@web-net0.service";
 
 pub(super) fn units_without_a_guest(context: &Context) -> anyhow::Result<()> {
     Node::with_package(context)?.explain(|node| units(context, node))
@@ -45,14 +46,50 @@ fn units(context: &Context, node: &Node) -> anyhow::Result<()> {
 
     let before = node.main_pid(&format!("{DISK}.service"))?;
     node.run(&["systemctl", "kill", "-s", "KILL", &format!("{DISK}.service")])?;
-    until("the killed disk to come back", || {
-        let now = node.main_pid(&format!("{DISK}.service"))?;
-        Ok(now != 0 && now != before && node.is_active(&format!("{DISK}.service"))?)
-    })?;
+    replaced(node, &format!("{DISK}.service"), before)?;
+    tap_is_kept(node)?;
     node.run(&["systemctl", "stop", &format!("{DISK}.socket"), &format!("{DISK}.service")])?;
     let result = node.property(&format!("{DISK}.service"), "Result")?;
     ensure!(result == "success", "stopping the disk was no success: {result}");
     node.run(&["dpkg", "--purge", "strata"]).map(drop)
+}
+
+/// A tap whose process was killed or restarted has not lost its carrier; one that was made anew is taken anew.
+fn tap_is_kept(node: &Node) -> anyhow::Result<()> {
+    let tap = node.path("/sys/class/net/tap-web");
+    let of_tap = |name: &str| -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(tap.join(name)).unwrap_or_default().trim().to_owned())
+    };
+    let stored = || node.property(NIC, "NFileDescriptorStore");
+    until("the tap's descriptor to be stored", || Ok(stored()? == "1"))?;
+    let changes = of_tap("carrier_changes")?;
+    let mut before = node.main_pid(NIC)?;
+    for words in [&["systemctl", "kill", "-s", "KILL", NIC][..], &["systemctl", "restart", NIC]] {
+        node.run(words)?;
+        before = replaced(node, NIC, before)?;
+        let now = of_tap("carrier_changes")?;
+        ensure!(now == changes, "the tap's carrier changed: {changes}, {now}");
+    }
+    ensure!(stored()? == "1", "stored: {}", stored()?);
+    let index = of_tap("ifindex")?;
+    node.run(&["networkctl", "delete", "tap-web"])?;
+    node.run(&["systemctl", "restart", "systemd-networkd"])?;
+    until("networkd to make the tap again", || {
+        Ok(!matches!(of_tap("ifindex")?, now if now.is_empty() || now == index))
+    })?;
+    node.run(&["systemctl", "restart", NIC])?;
+    replaced(node, NIC, before)?;
+    let said = node.journal(&["-u", NIC, "-n", "20"])?;
+    ensure!(said.contains("the tap kept is of no use any more"), "the deleted tap was not missed: {said}");
+    until("the new tap's descriptor alone to be stored", || Ok(stored()? == "1"))
+}
+
+/// Waits until a unit has another main process than `before`, and is up; that process.
+fn replaced(node: &Node, unit: &str, before: u32) -> anyhow::Result<u32> {
+    until(&format!("{unit} to be another process"), || {
+        Ok(!matches!(node.main_pid(unit)?, now if now == 0 || now == before) && node.is_active(unit)?)
+    })?;
+    node.main_pid(unit)
 }
 
 /// A machine file with a mistake: no machine, and its unit says why.
