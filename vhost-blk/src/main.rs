@@ -21,6 +21,7 @@ use strata_vhost_blk::device::Block;
 use strata_vhost_blk::disk::Disk;
 use strata_vhost_blk::image::{Files, Format, Image, ImageOptions};
 use strata_vhost_blk::layers::Layers;
+use strata_virtio::pulse;
 use strata_virtio::session::{ConfigChange, Endpoint, serve};
 
 /// What the conventions ask `--print-capabilities` to say (QEMU docs/interop/vhost-user.rst).
@@ -56,7 +57,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let image = options.image().context("no image")?;
     let fd = socket(options)?;
     close_inherited(&options.kept(fd));
-    let notify = Notify::from_environment();
+    let notify = Arc::new(Notify::from_environment());
     let sandboxed = !options.no_sandbox;
     let (files, layers) = open(&image, usize::from(options.num_queues))?;
     let endpoint = match (fd, &options.socket_path) {
@@ -95,6 +96,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     if let Some(listener) = control {
         control::spawn(listener, Arc::downgrade(&disk), change.clone()).context("a thread for control")?;
+    }
+    if let Some(every) = notify.watched() {
+        let threads = disk.tallies.iter().map(|tally| Arc::clone(&tally.thread)).collect();
+        let told = Arc::clone(&notify);
+        pulse::feed(every, threads, move || told.alive()).context("a thread for the watchdog")?;
     }
     notify.ready(&status);
     let served = serve(endpoint, &mut device, &stop, &change);

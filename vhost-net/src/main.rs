@@ -12,6 +12,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
@@ -26,6 +27,7 @@ use strata_vhost_net::device::Net;
 use strata_vhost_net::mac::Mac;
 use strata_vhost_net::service::Nic;
 use strata_vhost_net::tap::Tap;
+use strata_virtio::pulse;
 use strata_virtio::session::{ConfigChange, Endpoint, serve};
 
 /// What the conventions ask `--print-capabilities` to say (QEMU docs/interop/vhost-user.rst).
@@ -72,7 +74,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let fd = socket(options)?;
     let back = stored(kept::NAME)?;
     close_inherited(&[options.kept(fd), back.clone()].concat());
-    let notify = Notify::from_environment();
+    let notify = Arc::new(Notify::from_environment());
     let sandboxed = !options.no_sandbox;
     let tap = match &options.tap {
         Some(name) => kept::tap(name, options.num_queues, options.create_tap, inherit(&back)?, &notify)?,
@@ -109,6 +111,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     if let Some(listener) = control {
         strata_ipc::blocking::spawn(listener, Nic::new(&device)).context("a thread for control")?;
+    }
+    if let Some(every) = notify.watched() {
+        let threads = device.stats().iter().map(|stats| Arc::clone(&stats.thread)).collect();
+        let told = Arc::clone(&notify);
+        pulse::feed(every, threads, move || told.alive()).context("a thread for the watchdog")?;
     }
     notify.ready(&status);
     let served = serve(endpoint, &mut device, &stop, &change);

@@ -9,6 +9,7 @@ pub mod inflight;
 pub mod limit;
 pub mod memory;
 pub mod poller;
+pub mod pulse;
 pub mod queue;
 mod ring;
 pub mod session;

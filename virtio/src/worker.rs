@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::poller::{Looked, PollLimit, Poller, Wait};
+use crate::pulse::{Pulse, thread_id};
 use crate::vring::{Counter, QueueStats, Vring, signal};
 use end::End;
 
@@ -193,6 +194,8 @@ pub struct WorkerStats {
     pub sleeps: Counter,
     /// Sleeps not taken because work came while kicks were being asked for.
     pub near_misses: Counter,
+    /// Whether it comes round.
+    pub pulse: Pulse,
 }
 
 #[derive(Debug)]
@@ -246,8 +249,9 @@ impl<S: Service> Worker<S> {
             outlets.extend(source.outlets.into_iter().flatten());
         }
         let (end, ending) = End::new(&outlets)?;
-        let run = Run {
+        let mut run = Run {
             service,
+            id: 0,
             wait,
             kicks,
             lazy,
@@ -262,6 +266,7 @@ impl<S: Service> Worker<S> {
             if let Some(cpu) = options.cpu {
                 pin(cpu);
             }
+            run.id = thread_id();
             run.run()
         })?;
         Ok(Self { thread: Some(thread), shared, wake, end })
@@ -313,6 +318,8 @@ fn pin(cpu: usize) {
 /// What the thread owns.
 struct Run<S> {
     service: S,
+    /// The thread's.
+    id: i32,
     wait: Wait,
     kicks: Vec<Option<Arc<QueueStats>>>,
     /// Sources that are not always watched, and whether they are now.
@@ -327,7 +334,9 @@ struct Run<S> {
 impl<S: Service> Run<S> {
     fn run(mut self) -> S {
         self.service.suppress_kicks();
+        self.shared.stats.pulse.wakes(self.id);
         loop {
+            self.shared.stats.pulse.round();
             // At least once before the first look at the flag: what an inflight region holds is then taken, and
             // drained, even if the queue is stopped at once.
             let progress = self.service.process();
@@ -346,6 +355,7 @@ impl<S: Service> Run<S> {
             }
         }
         self.service.drain();
+        self.shared.stats.pulse.rests();
         self.service
     }
 
@@ -398,7 +408,10 @@ impl<S: Service> Run<S> {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        match self.wait.sleep(limit) {
+        stats.pulse.rests();
+        let slept = self.wait.sleep(limit);
+        stats.pulse.wakes(self.id);
+        match slept {
             Ok(woken) => {
                 for token in woken {
                     let kick = usize::try_from(token).ok().and_then(|at| self.kicks.get(at));

@@ -52,7 +52,7 @@ pub(super) fn of(machine: &Machine) -> anyhow::Result<Files> {
     for backend in &backends {
         let instance = backend.instance(name);
         files.push((place(&format!("{instance}.socket")), socket(name, backend)));
-        files.push((place(&format!("{instance}.service")), service(name, backend)?));
+        files.push((place(&format!("{instance}.service")), service(machine, backend)?));
     }
     Ok(files)
 }
@@ -207,7 +207,9 @@ fn socket(machine: &Name, backend: &Backend<'_>) -> String {
     )
 }
 
-fn service(machine: &Name, backend: &Backend<'_>) -> anyhow::Result<String> {
+fn service(machine: &Machine, backend: &Backend<'_>) -> anyhow::Result<String> {
+    let hung_after = machine.backend.hung_after.unwrap_or_default();
+    let machine = &machine.name;
     let words = backend.words.iter().map(|word| quote(word)).collect::<Result<Vec<_>, _>>()?.join(" ");
     let program = format!("/usr/libexec/strata/{}", backend.template);
     let mut lines = vec![
@@ -220,6 +222,8 @@ fn service(machine: &Name, backend: &Backend<'_>) -> anyhow::Result<String> {
         format!("ExecStart={program} --namespaces given --fd 3 --control-fd 4 {}", words.replace('$', "$$")),
         format!("Slice={}", slice(machine)),
         format!("LogExtraFields=STRATA_MACHINE={machine} STRATA_DEVICE={}", backend.id),
+        // 0: nobody watches.
+        format!("WatchdogSec={}ms", hung_after.as_millis()),
     ];
     lines.extend(backend.extra.iter().cloned());
     Ok(lines.join("\n") + "\n")

@@ -33,6 +33,17 @@ fn a_disk_and_a_nic_become_units_of_their_machine() {
     assert!(service.contains("PartOf=strata-vm@web.service\n"), "{service}");
     assert!(service.contains("\"--blk-file\" \"/srv/a b.img\""), "{service}");
     assert!(service.contains("ReadWritePaths=\"/srv/a b.img\"\n"), "{service}");
+    assert!(service.contains("WatchdogSec=20000ms\n"), "{service}");
+}
+
+#[test]
+fn a_backend_is_watched_for_as_long_as_the_machine_file_says() {
+    for (hung_after, watchdog) in [("'1500ms'", "1500ms"), ("'off'", "0ms")] {
+        let files =
+            texts(&format!("kernel = '/k'\nbackend.hung_after = {hung_after}\n[[disk]]\npath = '/d'\n"));
+        let service = text(&files, "vhost-blk@web-disk0.service.d/");
+        assert!(service.contains(&format!("WatchdogSec={watchdog}\n")), "{service}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Disk and NIC are killed and restarted, over and over, while the guest uses both and checks all it reads.
+//! Disk and NIC are killed, restarted and stopped for good, over and over, while the guest uses both and checks all it
+//! reads.
 
 use anyhow::{Context as _, ensure};
 use strata_tests::node::Node;
@@ -10,6 +11,8 @@ use super::guest;
 
 /// How often each of the two is killed, and how often each is restarted.
 const TIMES: u32 = 20;
+/// How often both are stopped and left to their watchdogs.
+const STOPS: u32 = 2;
 /// Bytes that must come back through the network after each time, before the next.
 const STRIDE: u64 = 64 << 10;
 /// Bytes of the disk that the guest's two workers use.
@@ -63,13 +66,19 @@ fn die(context: &Context, node: &Node) -> anyhow::Result<()> {
     until("the guest's first rounds", || Ok(console.count("guest: round")? > 4))?;
 
     let mut before = main_pids(node)?;
-    for time in 0..2 * TIMES {
-        let (rounds, bytes) = (console.count("guest: round")?, stream.returned()?);
-        if time % 2 == 0 {
+    for time in 0..2 * TIMES + STOPS {
+        if time >= 2 * TIMES {
+            node.run(&["systemctl", "kill", "-s", "STOP", UNITS[0], UNITS[1]])?;
+            until("their watchdogs to have both replaced", || {
+                let now = main_pids(node)?;
+                Ok(now.iter().zip(before).all(|(now, before)| *now != 0 && *now != before))
+            })?;
+        } else if time % 2 == 0 {
             node.run(&["systemctl", "kill", "-s", "KILL", UNITS[0], UNITS[1]])?;
         } else {
             node.run(&["systemctl", "restart", UNITS[0], UNITS[1]])?;
         }
+        let (rounds, bytes) = (console.count("guest: round")?, stream.returned()?);
         // The round that runs now may have been done before; the one after it has not.
         until("both to serve again", || {
             Ok(console.count("guest: round")? > rounds + 2 && stream.returned()? > bytes + STRIDE)
@@ -91,7 +100,7 @@ fn die(context: &Context, node: &Node) -> anyhow::Result<()> {
     ensure!(said.contains(&format!("guest: sum {sum}")), "the image holds {sum}:\n{said}");
     ensure!(node.property("strata-vm@web", "Result")? == "success");
     println!(
-        "     {TIMES} kills and {TIMES} restarts of each: {rounds} rounds of 64 KiB equal, {bytes} bytes through the \
+        "     {TIMES} kills, {TIMES} restarts and {STOPS} stops of each: {rounds} rounds of 64 KiB equal, {bytes} bytes through the \
          network and back"
     );
     Ok(())

@@ -28,6 +28,8 @@ uuid = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 "test.text" = "hello there"
 [credential_files]
 "test.secret" = "/etc/strata/secret"
+[backend]
+hung_after = 6
 [resources]
 cpu_weight = 50
 memory_max = "1G"

@@ -48,6 +48,7 @@ fn units(context: &Context, node: &Node) -> anyhow::Result<()> {
     node.run(&["systemctl", "kill", "-s", "KILL", &format!("{DISK}.service")])?;
     replaced(node, &format!("{DISK}.service"), before)?;
     tap_is_kept(node)?;
+    stopped_ones_are_replaced(node)?;
     node.run(&["systemctl", "stop", &format!("{DISK}.socket"), &format!("{DISK}.service")])?;
     let result = node.property(&format!("{DISK}.service"), "Result")?;
     ensure!(result == "success", "stopping the disk was no success: {result}");
@@ -82,6 +83,18 @@ fn tap_is_kept(node: &Node) -> anyhow::Result<()> {
     let said = node.journal(&["-u", NIC, "-n", "20"])?;
     ensure!(said.contains("the tap kept is of no use any more"), "the deleted tap was not missed: {said}");
     until("the new tap's descriptor alone to be stored", || Ok(stored()? == "1"))
+}
+
+/// Processes that are stopped and never go on are ended by their watchdogs, and others started.
+fn stopped_ones_are_replaced(node: &Node) -> anyhow::Result<()> {
+    for unit in [&format!("{DISK}.service"), NIC] {
+        let before = node.main_pid(unit)?;
+        node.run(&["systemctl", "kill", "-s", "STOP", unit])?;
+        replaced(node, unit, before)?;
+        let said = node.journal(&["-u", unit, "-n", "20"])?;
+        ensure!(said.contains("atchdog timeout"), "{unit} was not ended by its watchdog: {said}");
+    }
+    Ok(())
 }
 
 /// Waits until a unit has another main process than `before`, and is up; that process.
