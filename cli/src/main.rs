@@ -29,6 +29,7 @@ mod run_dir;
 #[cfg(test)]
 mod run_dir_test;
 mod say;
+mod served;
 mod shuttle;
 mod supervise;
 mod switch;

@@ -110,6 +110,17 @@ pub enum DiskSource {
     Socket(PathBuf),
 }
 
+impl DiskSource {
+    /// The socket of whoever else serves it.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&Path> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::File { .. } => None,
+        }
+    }
+}
+
 /// A disk image's format. Never guessed from the image: a guest that writes a raw disk could otherwise turn it
 /// into a header that names other files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

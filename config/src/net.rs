@@ -7,7 +7,7 @@ mod list;
 #[cfg(test)]
 mod net_test;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -114,6 +114,15 @@ impl NetSource {
         match self {
             Self::Own(own) => Some(own),
             Self::Socket(_) => None,
+        }
+    }
+
+    /// The socket of whoever else serves it.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&Path> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::Own(_) => None,
         }
     }
 }

@@ -6,20 +6,19 @@
 mod stats;
 mod words;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strata_config::{DeviceId, Disk, DiskSource, Machine, Name, Size};
+use strata_config::{DeviceId, Disk, DiskSource, Name, Size};
 
 use crate::args::{Output, OutputArgs};
-use crate::backend::{call, control_socket};
 use crate::control;
 use crate::run_dir::Running;
 use crate::say::print;
+use crate::served::{Served, machine_of};
 pub(crate) use stats::{Format, Metrics, bytes};
 pub(crate) use words::words;
 
@@ -95,60 +94,34 @@ pub(crate) fn run(command: &DiskCommand) -> anyhow::Result<()> {
     }
 }
 
-/// A disk that one of our backends serves.
-struct Served {
-    machine: String,
-    id: String,
-    socket: PathBuf,
-}
+const INTERFACE: &str = "io.strata.Disk";
 
 impl Target {
     fn find(&self) -> anyhow::Result<Served> {
         let running = control::find(&self.machine)?;
-        let (name, id) = (&self.machine, self.disk.as_str());
         let machine = machine_of(&running)?;
-        let Some(disk) = machine.disks.iter().find(|disk| disk.id == self.disk) else {
-            let ids: Vec<&str> = machine.disks.iter().map(|disk| disk.id.as_str()).collect();
-            match ids.as_slice() {
-                [] => anyhow::bail!("{name} has no disk {id}; it has none at all"),
-                ids => anyhow::bail!("{name} has no disk {id}; it has {}", ids.join(", ")),
-            }
-        };
-        if let DiskSource::Socket(path) = &disk.source {
-            anyhow::bail!("{id} of {name} is served by another program, behind {}: ask that", path.display());
-        }
-        Ok(Served::new(&running, id))
+        let all = machine.disks.iter().map(|disk| (&disk.id, disk.source.foreign()));
+        Served::among(all, "disk", &self.disk, &running, INTERFACE)
     }
 }
 
-impl Served {
-    fn new(running: &Running, id: &str) -> Self {
-        Self { machine: running.name(), id: id.to_owned(), socket: control_socket(&running.path, id) }
-    }
+/// All of a machine's disks that are ours.
+fn all(running: &Running) -> anyhow::Result<Vec<Served>> {
+    let machine = machine_of(running)?;
+    let ours = machine.disks.iter().filter(|disk| disk.source.foreign().is_none());
+    Ok(ours.map(|disk| Served::new(running, disk.id.as_str(), INTERFACE)).collect())
+}
 
-    /// All of a machine's disks.
-    fn all(running: &Running) -> anyhow::Result<Vec<Self>> {
-        let machine = machine_of(running)?;
-        let ours = machine.disks.iter().filter(|disk| matches!(disk.source, DiskSource::File { .. }));
-        Ok(ours.map(|disk| Self::new(running, disk.id.as_str())).collect())
-    }
+fn rates(disk: &Served) -> anyhow::Result<Rates> {
+    let mut status = disk.ask("GetStatus", Value::Null, PATIENCE)?;
+    let rates = status.get_mut("rates").map(Value::take).context("the backend tells no limits")?;
+    serde_json::from_value(rates).context("the backend's limits cannot be read")
+}
 
-    fn ask(&self, method: &str, parameters: Value, patience: Duration) -> anyhow::Result<Value> {
-        call(&self.socket, &format!("io.strata.Disk.{method}"), parameters, patience)
-            .with_context(|| format!("{} of {}", self.id, self.machine))
-    }
-
-    fn rates(&self) -> anyhow::Result<Rates> {
-        let mut status = self.ask("GetStatus", Value::Null, PATIENCE)?;
-        let rates = status.get_mut("rates").map(Value::take).context("the backend tells no limits")?;
-        serde_json::from_value(rates).context("the backend's limits cannot be read")
-    }
-
-    /// Sets them; what they are then.
-    fn set_rates(&self, wanted: Rates) -> anyhow::Result<Rates> {
-        self.ask("SetRates", json!({ "rates": wanted }), PATIENCE).context("cannot set the limits")?;
-        self.rates()
-    }
+/// Sets them; what they are then.
+fn set_rates(disk: &Served, wanted: Rates) -> anyhow::Result<Rates> {
+    disk.ask("SetRates", json!({ "rates": wanted }), PATIENCE).context("cannot set the limits")?;
+    rates(disk)
 }
 
 /// Sets a running disk's limits to those of its entry; says what they are if they were others. Not for us to set: those
@@ -161,15 +134,10 @@ pub(crate) fn follow(running: &Running, disk: &Disk) -> anyhow::Result<Option<St
         bytes_per_second: serving.bytes_per_second.unwrap_or_default(),
         bytes_burst: serving.bytes_burst.unwrap_or_default(),
     };
-    let served = Served::new(running, disk.id.as_str());
-    let before = served.rates()?;
-    let now = served.set_rates(wanted)?;
+    let served = Served::new(running, disk.id.as_str(), INTERFACE);
+    let before = rates(&served)?;
+    let now = set_rates(&served, wanted)?;
     Ok((now != before).then(|| format!("{}: {}", served.id, now.text().trim_end().replace('\n', "; "))))
-}
-
-/// What its launcher left in its folder.
-fn machine_of(running: &Running) -> anyhow::Result<Machine> {
-    Machine::from_file(&running.path.join("machine.json")).context("cannot read what the machine is")
 }
 
 fn resize(target: &Target, size: Size) -> anyhow::Result<()> {
@@ -222,9 +190,9 @@ impl LimitArgs {
 
 fn limit(args: &LimitArgs) -> anyhow::Result<()> {
     let disk = args.target.find()?;
-    let mut now = disk.rates()?;
+    let mut now = rates(&disk)?;
     if let Some(wanted) = args.change(now)? {
-        now = disk.set_rates(wanted)?;
+        now = set_rates(&disk, wanted)?;
     }
     let text = match args.output.output {
         Output::Json => format!("{}\n", serde_json::to_string_pretty(&now)?),

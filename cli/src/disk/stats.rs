@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strata_config::{DeviceId, Name};
 
-use super::{PATIENCE, Served, Target};
+use super::{PATIENCE, Target, all};
 use crate::control;
 use crate::list::table;
 use crate::run_dir::{Running, base};
@@ -67,11 +67,11 @@ pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
         (Some(machine), Some(disk)) => {
             vec![Target { machine: machine.clone(), disk: disk.clone() }.find()?]
         }
-        (Some(machine), None) => Served::all(&control::find(machine)?)?,
+        (Some(machine), None) => all(&control::find(machine)?)?,
         (None, _) => {
             let mut disks = Vec::new();
             for running in Running::all(&base())? {
-                disks.extend(Served::all(&running)?);
+                disks.extend(all(&running)?);
             }
             disks
         }

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strata_config::{Net, NetLimit, Rate};
 
-use super::{Served, Target};
+use super::{INTERFACE, PATIENCE, Target};
 use crate::args::{Output, OutputArgs};
 use crate::run_dir::Running;
 use crate::say::print;
+use crate::served::Served;
 
 /// vhost-net's burst in milliseconds where none is given (its `--help`).
 const BURST: u64 = 20;
@@ -80,7 +81,7 @@ pub(super) fn run(args: &LimitArgs) -> anyhow::Result<()> {
 }
 
 fn limits(nic: &Served) -> anyhow::Result<Limits> {
-    let mut status = nic.ask("GetStatus", Value::Null)?;
+    let mut status = nic.ask("GetStatus", Value::Null, PATIENCE)?;
     let limits = status.get_mut("limits").map(Value::take).context("the backend tells no limits")?;
     serde_json::from_value(limits).context("the backend's limits cannot be read")
 }
@@ -91,7 +92,7 @@ fn set(nic: &Served, now: Limits, wanted: Limits) -> anyhow::Result<Limits> {
         if old != new {
             let Limit { bits, packets, burst } = new;
             let limit = json!({ "direction": direction, "bits": bits, "packets": packets, "burst": burst });
-            nic.ask("SetLimit", limit).context("cannot set the limit")?;
+            nic.ask("SetLimit", limit, PATIENCE).context("cannot set the limit")?;
         }
     }
     limits(nic)
@@ -101,7 +102,7 @@ fn set(nic: &Served, now: Limits, wanted: Limits) -> anyhow::Result<Limits> {
 /// of a NIC that somebody else serves.
 pub(crate) fn follow(running: &Running, net: &Net) -> anyhow::Result<Option<String>> {
     let Some(own) = net.source.own() else { return Ok(None) };
-    let nic = Served::new(running, net.id.as_str());
+    let nic = Served::new(running, net.id.as_str(), INTERFACE);
     let now = limits(&nic)?;
     let wanted = Limits { tx: Limit::of(own.tx), rx: Limit::of(own.rx) };
     if wanted == now {

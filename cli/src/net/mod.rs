@@ -7,17 +7,16 @@ mod capture;
 mod limit;
 mod stats;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use strata_config::{DeviceId, Machine, Name, NetSource};
+use strata_config::{DeviceId, Name};
 
-use crate::backend::{call, control_socket};
 use crate::control;
 use crate::run_dir::Running;
+use crate::served::{Served, machine_of};
 pub(crate) use limit::follow;
 
 /// Everything is answered from memory.
@@ -73,62 +72,33 @@ pub(crate) fn run(command: &NetCommand) -> anyhow::Result<()> {
     match command {
         NetCommand::Link { target, state } => {
             let up = json!({ "up": *state == Link::Up });
-            target.find()?.ask("SetLink", up).map(drop).context("cannot change the link")
+            target.find()?.ask("SetLink", up, PATIENCE).map(drop).context("cannot change the link")
         }
         NetCommand::Stats(args) => stats::run(args),
         NetCommand::Limit(args) => limit::run(args),
         NetCommand::Capture(args) => capture::run(args),
-        NetCommand::Announce { target } => {
-            target.find()?.ask("Announce", Value::Null).map(drop).context("cannot ask for an announcement")
-        }
+        NetCommand::Announce { target } => target
+            .find()?
+            .ask("Announce", Value::Null, PATIENCE)
+            .map(drop)
+            .context("cannot ask for an announcement"),
     }
 }
 
-/// A NIC that one of our backends serves.
-struct Served {
-    machine: String,
-    id: String,
-    socket: PathBuf,
-}
+const INTERFACE: &str = "io.strata.Net";
 
 impl Target {
     fn find(&self) -> anyhow::Result<Served> {
         let running = control::find(&self.machine)?;
-        let (name, id) = (&self.machine, self.nic.as_str());
         let machine = machine_of(&running)?;
-        let Some(net) = machine.nets.iter().find(|net| net.id == self.nic) else {
-            let ids: Vec<&str> = machine.nets.iter().map(|net| net.id.as_str()).collect();
-            match ids.as_slice() {
-                [] => anyhow::bail!("{name} has no NIC {id}; it has none at all"),
-                ids => anyhow::bail!("{name} has no NIC {id}; it has {}", ids.join(", ")),
-            }
-        };
-        if let NetSource::Socket(path) = &net.source {
-            anyhow::bail!("{id} of {name} is served by another program, behind {}: ask that", path.display());
-        }
-        Ok(Served::new(&running, id))
+        let all = machine.nets.iter().map(|net| (&net.id, net.source.foreign()));
+        Served::among(all, "NIC", &self.nic, &running, INTERFACE)
     }
 }
 
-impl Served {
-    fn new(running: &Running, id: &str) -> Self {
-        Self { machine: running.name(), id: id.to_owned(), socket: control_socket(&running.path, id) }
-    }
-
-    /// All of a machine's NICs.
-    fn all(running: &Running) -> anyhow::Result<Vec<Self>> {
-        let machine = machine_of(running)?;
-        let ours = machine.nets.iter().filter(|net| net.source.own().is_some());
-        Ok(ours.map(|net| Self::new(running, net.id.as_str())).collect())
-    }
-
-    fn ask(&self, method: &str, parameters: Value) -> anyhow::Result<Value> {
-        call(&self.socket, &format!("io.strata.Net.{method}"), parameters, PATIENCE)
-            .with_context(|| format!("{} of {}", self.id, self.machine))
-    }
-}
-
-/// What its launcher left in its folder.
-fn machine_of(running: &Running) -> anyhow::Result<Machine> {
-    Machine::from_file(&running.path.join("machine.json")).context("cannot read what the machine is")
+/// All of a machine's NICs that are ours.
+fn all(running: &Running) -> anyhow::Result<Vec<Served>> {
+    let machine = machine_of(running)?;
+    let ours = machine.nets.iter().filter(|net| net.source.foreign().is_none());
+    Ok(ours.map(|net| Served::new(running, net.id.as_str(), INTERFACE)).collect())
 }

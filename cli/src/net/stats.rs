@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use strata_config::{DeviceId, Name};
 
-use super::{Served, Target};
+use super::{PATIENCE, Target, all};
 use crate::control;
 use crate::disk::{Format, Metrics, bytes};
 use crate::list::table;
@@ -39,11 +39,11 @@ struct Shown {
 pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
     let nics = match (&args.machine, &args.nic) {
         (Some(machine), Some(nic)) => vec![Target { machine: machine.clone(), nic: nic.clone() }.find()?],
-        (Some(machine), None) => Served::all(&control::find(machine)?)?,
+        (Some(machine), None) => all(&control::find(machine)?)?,
         (None, _) => {
             let mut nics = Vec::new();
             for running in Running::all(&base())? {
-                nics.extend(Served::all(&running)?);
+                nics.extend(all(&running)?);
             }
             nics
         }
@@ -59,7 +59,7 @@ pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
     if let Format::Prometheus = args.output {
         let mut metrics = Metrics::default();
         for nic in &nics {
-            if let Some(answer) = told(nic.ask("GetMetrics", Value::Null))? {
+            if let Some(answer) = told(nic.ask("GetMetrics", Value::Null, PATIENCE))? {
                 let text = answer.get("text").and_then(Value::as_str);
                 metrics.add(&nic.machine, &nic.id, text.context("the backend tells no metrics")?);
             }
@@ -68,9 +68,9 @@ pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
     }
     let mut shown = Vec::new();
     for nic in nics {
-        let status = told(nic.ask("GetStatus", Value::Null))?;
+        let status = told(nic.ask("GetStatus", Value::Null, PATIENCE))?;
         let pairs = match &status {
-            Some(_) => told(nic.ask("GetStatistics", Value::Null))?,
+            Some(_) => told(nic.ask("GetStatistics", Value::Null, PATIENCE))?,
             None => None,
         };
         let pairs = pairs.and_then(|mut answer| answer.get_mut("pairs").map(Value::take));
