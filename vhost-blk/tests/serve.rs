@@ -4,6 +4,7 @@
 mod support;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::*;
@@ -180,6 +181,39 @@ fn an_idle_backend_takes_little_memory() {
     let kib = private(backend.child.id()) + private(backend.server_pid());
     println!("{kib} KiB");
     assert!(kib <= 1536, "{kib} KiB are private");
+}
+
+/// An idle disk costs nothing: no thread of it wakes, not even to look whether there is something to do.
+#[test]
+fn an_idle_backend_sleeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = image(dir.path(), 64 << 20);
+    let backend = Backend::start(dir.path(), &path, &[]);
+    let mut disk = Disk::connect(&backend);
+    for round in 0..200u64 {
+        assert_eq!(disk.write(round, &pattern(round, 512)), OK);
+    }
+    let wakes = |pid: u32| -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let status =
+            threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+        let counts = status.map(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        });
+        counts.sum()
+    };
+    let all = || wakes(backend.child.id()) + wakes(backend.server_pid());
+    let mut last = all();
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = all();
+        if std::mem::replace(&mut last, now) == now {
+            break;
+        }
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(all(), last, "threads of an idle disk have woken");
 }
 
 #[test]
