@@ -9,6 +9,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::kvm("lifecycle::no_reboot_ends_with_0", no_reboot_ends_with_0),
         Case::kvm("lifecycle::panic_ends_with_1", panic_ends_with_1),
+        Case::kvm("lifecycle::triple_fault_ends_with_1", triple_fault_ends_with_1),
         Case::kvm("lifecycle::sigterm_presses_the_power_button", sigterm_presses_the_power_button),
         Case::kvm("lifecycle::second_sigterm_kills", second_sigterm_kills),
         Case::kvm("lifecycle::stop_waits_then_kills", stop_waits_then_kills),
@@ -50,6 +51,17 @@ fn panic_ends_with_1(context: &Context) -> anyhow::Result<()> {
     ensure!(said.contains("panic"), "nothing is said about a panic:\n{said}");
     let boots = vm.output.so_far().matches("guest: init").count();
     ensure!(boots == 1, "the guest booted {boots} times");
+    Ok(())
+}
+
+/// A kernel that is told to (reboot=t) reboots by a triple fault, which is how a guest that has lost its way ends, too.
+fn triple_fault_ends_with_1(context: &Context) -> anyhow::Result<()> {
+    let mut vm = context.machine("say tripping; reboot -f")?.append("reboot=t").start()?;
+    vm.guest("tripping")?;
+    vm.expect_exit(1)?;
+    let said = vm.errors.so_far();
+    // Where is told as far as KVM knows: on AMD it has reset the vCPU by then.
+    ensure!(said.contains("triple fault") && said.contains("rip=0x"), "the crash is not told:\n{said}");
     Ok(())
 }
 

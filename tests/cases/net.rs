@@ -188,11 +188,11 @@ ping -c 1 -w 10 {HOST} >/dev/null && say again
     read.expect_exit(0)?;
     read.output.wait("caught0, ")?;
     vm.expect_exit(0)?;
-    let text = tool::text(tool::command("tcpdump").args(["-n", "-r", path]))?;
-    let has = |words: &str| text.lines().any(|line| line.contains(words));
+    let text = tool::text(tool::command("tshark").args(["-n", "-r", path]))?;
+    let has = |from: &str, to: &str| text.lines().any(|line| line.contains(from) && line.contains(to));
     ensure!(text.lines().count() == 8, "not eight frames:\n{text}");
-    ensure!(has(&format!("{GUEST} > {HOST}: ICMP echo request")), "no request:\n{text}");
-    ensure!(has(&format!("{HOST} > {GUEST}: ICMP echo reply")), "no answer:\n{text}");
+    ensure!(has(&format!("{GUEST} → {HOST} "), "Echo (ping) request"), "no request:\n{text}");
+    ensure!(has(&format!("{HOST} → {GUEST} "), "Echo (ping) reply"), "no answer:\n{text}");
     ensure!(ip(&format!("link show {tap}")).is_err(), "the tap is left");
     Ok(())
 }

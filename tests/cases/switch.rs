@@ -1,4 +1,5 @@
-//! A lab in user space: the topology of docs/networking.md as it stands there, and who reaches whom in it.
+//! A lab in user space: the topology of docs/networking.md as it stands there, who reaches whom in it, and a switch that
+//! is killed under a TCP stream.
 
 use std::path::Path;
 use std::process::Command;
@@ -34,8 +35,13 @@ web1) reach web2 10.0.10.2; reach gw 10.0.10.5; say web1 waits; read go
   ip addr del 10.0.0.1/24 dev eth0; tag 20; ip addr add 10.0.0.1/24 dev eth0.20
   ping -c 3 -W 1 10.0.0.3 >/dev/null 2>&1 && say web1 CROSSED by a tag
   arping -c 3 -w 3 -I eth0.20 10.0.0.3 2>&1 | grep -q 'from 10.0.0.3' && say web1 CROSSED by a tag
-  ip link del eth0.20; say web1 tried;;
-web2) reach gw 10.0.10.5;;
+  ip link del eth0.20; say web1 tried; read go
+  head -c 8388608 /dev/urandom > /f
+  many() { for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do cat /f; done; }
+  say sum $(many | sha256sum | cut -d' ' -f1); say streaming
+  many | nc 10.0.10.2 9 >/dev/null; say web1 sent;;
+web2) reach gw 10.0.10.5; mkfifo /p; sleep 100000 > /p &
+  say got $(nc -l -p 9 < /p | sha256sum | cut -d' ' -f1);;
 db1) reach db2 10.0.20.4; reach gw 10.0.20.5;;
 db2) reach gw 10.0.20.5;;
 gw) reach web1 10.0.10.1; reach db1 10.0.20.3;;
@@ -58,6 +64,12 @@ fn of_the_documentation(clone: &Path) -> anyhow::Result<String> {
 fn said(lab: &Process, what: &str) -> anyhow::Result<()> {
     let waited = process::until(what, || Ok(lab.output.so_far().contains(what)));
     waited.with_context(|| lab.tails())
+}
+
+/// What a guest said after `key`.
+fn value(lab: &Process, key: &str) -> Option<String> {
+    let text = lab.output.so_far();
+    text.lines().find_map(|line| line.split_once(key)).map(|(_, value)| value.trim().to_owned())
 }
 
 fn show(context: &Context) -> anyhow::Result<Value> {
@@ -99,6 +111,32 @@ fn the_lab_of_the_documentation(context: &Context) -> anyhow::Result<()> {
         counter(&status, "web1", "tx_drop_vlan") >= before + 3,
         "its tagged frames are not counted: {status}"
     );
+    // A stream between two guests while the switch is killed, again and again.
+    console.type_in("go\n")?;
+    said(&lab, "guest: streaming")?;
+    let pid = context.run_dir().join(".switches/lan/vhost-net.pid");
+    let mut last = 0;
+    for round in 0..3 {
+        process::until("a few MiB on their way", || {
+            let done = value(&lab, "guest: got ").is_some();
+            ensure!(
+                !done,
+                "the stream was over before the switch was killed (round {round})\n{}",
+                lab.tails()
+            );
+            Ok(counter(&show(context)?, "web2", "rx_bytes") > 1 << 20)
+        })?;
+        let process: i32 = std::fs::read_to_string(&pid)?.trim().parse()?;
+        ensure!(process != last, "the switch was not started again");
+        last = process;
+        process::kill(process)?;
+        process::until("the next switch", || {
+            Ok(std::fs::read_to_string(&pid)?.trim() != process.to_string())
+        })?;
+    }
+    said(&lab, "guest: web2 is done")?;
+    let (sent, got) = (value(&lab, "guest: sum "), value(&lab, "guest: got "));
+    ensure!(sent.is_some() && sent == got, "sent {sent:?}, received {got:?}");
     // All power buttons.
     drop(console);
     lab.signal(Signal::SIGTERM)?;

@@ -54,8 +54,7 @@ pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<ExitCo
 
 fn report(counts: &Counts, strictly: bool) {
     for line in &counts.skipped {
-        let alone = Counts { skipped: vec![line.clone()], ..Counts::default() };
-        let verdict = if alone.green(strictly) { "" } else { " (a failure here: CI has to have it)" };
+        let verdict = if strictly { " (a failure here: CI has to have it)" } else { "" };
         println!("{line}{verdict}");
     }
     for line in &counts.failed {

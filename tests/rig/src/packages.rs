@@ -22,7 +22,7 @@ const NEEDED: &[&str] = &[
     "lz4",
     "e2fsprogs",
     "iproute2",
-    "tcpdump",
+    "tshark",
     "util-linux",
 ];
 const QEMU: &[&str] = &["qemu-system-x86", "qemu-utils"];
