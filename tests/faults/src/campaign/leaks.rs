@@ -10,7 +10,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::machine::Machine;
-use crate::place::Place;
+use crate::place::{PREFIX, Place};
 
 /// The dead get so long to be gone.
 const GRACE: Duration = Duration::from_secs(20);
@@ -81,7 +81,9 @@ impl Before {
     fn left(&self, place: &Place) -> Vec<String> {
         let mut left: Vec<String> =
             below(std::process::id() as i32).iter().map(|pid| format!("process {pid}")).collect();
-        left.extend(mounts().difference(&self.mounts).map(|mount| format!("mount {mount}")));
+        let own = place.path("").display().to_string();
+        let ours = |mount: &&String| !mount.contains(PREFIX) || mount.starts_with(own.trim_end_matches('/'));
+        left.extend(mounts().difference(&self.mounts).filter(ours).map(|mount| format!("mount {mount}")));
         for folder in ["run", "tmp"] {
             let entries = fs::read_dir(place.path(folder)).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| format!("file {}", entry.path().display())));
