@@ -7,18 +7,18 @@ const SERIAL: Facts = Facts { console: false, serial: true };
 fn additions_come_first_and_depend_on_the_machine() {
     assert_eq!(
         complete("quiet", CONSOLE, 2047).unwrap(),
-        "console=hvc0 8250.nr_uarts=0 pci=noearly reboot=acpi quiet"
+        "console=hvc0 8250.nr_uarts=0 pci=noearly reboot=acpi tsc=nowatchdog quiet"
     );
-    assert_eq!(complete("", SERIAL, 2047).unwrap(), "console=ttyS0 pci=noearly reboot=acpi");
+    assert_eq!(complete("", SERIAL, 2047).unwrap(), "console=ttyS0 pci=noearly reboot=acpi tsc=nowatchdog");
     assert_eq!(
         complete("a -- b", CONSOLE, 2047).unwrap(),
-        "console=hvc0 8250.nr_uarts=0 pci=noearly reboot=acpi a -- b"
+        "console=hvc0 8250.nr_uarts=0 pci=noearly reboot=acpi tsc=nowatchdog a -- b"
     );
 }
 
 #[test]
 fn what_the_user_set_stays() {
-    let user = "console=tty0 8250.nr-uarts=2 pci=nomsi reboot=t";
+    let user = "console=tty0 8250.nr-uarts=2 pci=nomsi reboot=t tsc=reliable";
     assert_eq!(complete(user, CONSOLE, 2047).unwrap(), user);
     // After `--` it is init's word, not the kernel's.
     assert!(complete("-- console=x", CONSOLE, 2047).unwrap().starts_with("console=hvc0 "));
@@ -29,8 +29,8 @@ fn what_the_user_set_stays() {
 fn a_line_the_kernel_would_cut_is_refused() {
     let user = "x".repeat(2010);
     let error = complete(&user, CONSOLE, 2047).unwrap_err();
-    assert_eq!(error, TooLong { length: 2063, added: 53, limit: 2047 });
-    assert!(complete(&"x".repeat(1990), SERIAL, 2047).is_ok());
+    assert_eq!(error, TooLong { length: 2078, added: 68, limit: 2047 });
+    assert!(complete(&"x".repeat(1980), SERIAL, 2047).is_ok());
 }
 
 #[test]
