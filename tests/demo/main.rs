@@ -69,11 +69,17 @@ fn run() -> anyhow::Result<()> {
     let boot_exits = count.so_far()?;
 
     log_in_and_look_round(&mut vm)?;
+    // Its login comes before its addresses on a slow machine.
+    command(&mut vm, &format!("until ip route get {HOST} > /dev/null 2>&1; do sleep 0.2; done"))?;
     let before_ping = count.so_far()?;
     heading("The network: 20 pings from the guest to this end of the tap");
     command(&mut vm, &format!("ping -q -i 0.2 -c 20 {HOST}"))?;
     let ping_exits = count.so_far()?.since(&before_ping);
-    ensure!(vm.output.so_far().contains("20 received"), "the guest's pings were not all answered");
+    ensure!(
+        vm.output.so_far().contains("20 received"),
+        "the guest's pings were not all answered\n{}",
+        vm.tails()
+    );
 
     heading("What ran where");
     show::processes(&vm, &["vmm", "disk0", "net0"])?;

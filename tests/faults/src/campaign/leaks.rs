@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
@@ -10,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::machine::Machine;
-use crate::place::{PREFIX, Place};
+use crate::place::Place;
 
 /// The dead get so long to be gone.
 const GRACE: Duration = Duration::from_secs(20);
@@ -81,8 +82,8 @@ impl Before {
     fn left(&self, place: &Place) -> Vec<String> {
         let mut left: Vec<String> =
             below(std::process::id() as i32).iter().map(|pid| format!("process {pid}")).collect();
-        let own = place.path("").display().to_string();
-        let ours = |mount: &&String| !mount.contains(PREFIX) || mount.starts_with(own.trim_end_matches('/'));
+        let own = place.path("");
+        let ours = |mount: &&String| Path::new(mount).starts_with(&own);
         left.extend(mounts().difference(&self.mounts).filter(ours).map(|mount| format!("mount {mount}")));
         for folder in ["run", "tmp"] {
             let entries = fs::read_dir(place.path(folder)).into_iter().flatten().flatten();

@@ -9,9 +9,6 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use strata_vhost_net::host::Namespace;
 
-/// How the folders of campaigns begin; there may be others beside this one.
-pub(crate) const PREFIX: &str = "strata-faults-";
-
 const DISK: u64 = 16 << 20;
 /// A disk whose file system can be filled.
 const SMALL: u64 = 8 << 20;
@@ -44,7 +41,7 @@ impl Place {
             Ok::<_, std::io::Error>(std::env::current_exe()?.parent().unwrap_or(Path::new("/")).to_owned())
         };
         let programs = programs.map_or_else(beside, |path| Ok(path.to_owned()))?;
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let dir = tempfile::Builder::new().prefix("strata-faults-").tempdir()?;
         let mut networks = Vec::new();
         for _ in 0..machines {
             networks.push(network().context("a network (needs root, ip)")?);
