@@ -39,9 +39,13 @@ fn the_exit_status_comes_out() {
 }
 
 fn a_death_by_signal_comes_out() {
-    for (act, signal) in [("abort", libc::SIGABRT), ("overflow", libc::SIGABRT)] {
+    // Rust's own handler turns an overflow of the stack into SIGABRT, if the fault is where it expects the guard page; the
+    // kernel stops a stack earlier when it has put a mapping near it.
+    for (act, signals) in [("abort", &[libc::SIGABRT][..]), ("overflow", &[libc::SIGABRT, libc::SIGSEGV][..])]
+    {
         let ended = run(command(User::Same, Role::Vmm, Stage::Locked, &[act]));
-        assert_eq!(ended.status.signal(), Some(signal), "{act}: {}", ended.describe());
+        let signal = ended.status.signal();
+        assert!(signal.is_some_and(|signal| signals.contains(&signal)), "{act}: {}", ended.describe());
     }
     // A panic is an exit status, and its message is not lost, backtrace asked for or not.
     for backtrace in ["0", "1"] {
