@@ -36,10 +36,10 @@ web1) reach web2 10.0.10.2; reach gw 10.0.10.5; say web1 waits; read go
   ping -c 3 -W 1 10.0.0.3 >/dev/null 2>&1 && say web1 CROSSED by a tag
   arping -c 3 -w 3 -I eth0.20 10.0.0.3 2>&1 | grep -q 'from 10.0.0.3' && say web1 CROSSED by a tag
   ip link del eth0.20; say web1 tried; read go
-  head -c 8388608 /dev/urandom > /f
-  many() { for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do cat /f; done; }
-  say sum $(many | sha256sum | cut -d' ' -f1); say streaming
-  many | nc 10.0.10.2 9 >/dev/null; say web1 sent;;
+  head -c 262144 /dev/urandom > /f; mkfifo /t
+  (sha256sum < /t | cut -d' ' -f1 > /sum) & S=$!
+  (while [ ! -e /stop ]; do cat /f; usleep 50000; done | tee /t | nc 10.0.10.2 9 >/dev/null) & N=$!
+  say streaming; read go; touch /stop; wait $S $N; say sum $(cat /sum);;
 web2) reach gw 10.0.10.5; mkfifo /p; sleep 100000 > /p &
   say got $(nc -l -p 9 < /p | sha256sum | cut -d' ' -f1);;
 db1) reach db2 10.0.20.4; reach gw 10.0.20.5;;
@@ -134,7 +134,9 @@ fn the_lab_of_the_documentation(context: &Context) -> anyhow::Result<()> {
             Ok(std::fs::read_to_string(&pid)?.trim() != process.to_string())
         })?;
     }
+    console.type_in("go\n")?;
     said(&lab, "guest: web2 is done")?;
+    said(&lab, "guest: web1 is done")?;
     let (sent, got) = (value(&lab, "guest: sum "), value(&lab, "guest: got "));
     ensure!(sent.is_some() && sent == got, "sent {sent:?}, received {got:?}");
     // All power buttons.
