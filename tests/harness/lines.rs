@@ -79,7 +79,8 @@ impl Lines {
     /// # Errors
     /// As [`Lines::wait`].
     pub fn wait_line(&self, wanted: &str) -> anyhow::Result<()> {
-        while self.wait(wanted)?.trim() != wanted {}
+        // Whole: a line found before its end would be found again by the next who waits for such a line.
+        while self.wait_whole(wanted)?.trim() != wanted {}
         Ok(())
     }
 
