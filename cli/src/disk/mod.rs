@@ -12,13 +12,12 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strata_config::{DeviceId, Disk, DiskSource, Name, Size};
+use strata_config::{DeviceId, Disk, DiskSource, Machine, Name, Size};
 
 use crate::args::{Output, OutputArgs};
-use crate::control;
 use crate::run_dir::Running;
 use crate::say::print;
-use crate::served::{Served, machine_of};
+use crate::served::{Devices, Kind, Served};
 pub(crate) use stats::{Format, Metrics, bytes};
 pub(crate) use words::words;
 
@@ -94,22 +93,17 @@ pub(crate) fn run(command: &DiskCommand) -> anyhow::Result<()> {
     }
 }
 
-const INTERFACE: &str = "io.strata.Disk";
+/// Ours answer to `io.strata.Disk`.
+const DISK: Kind = Kind { word: "disk", interface: "io.strata.Disk", devices };
+
+fn devices(machine: &Machine) -> Devices<'_> {
+    machine.disks.iter().map(|disk| (&disk.id, disk.source.foreign())).collect()
+}
 
 impl Target {
     fn find(&self) -> anyhow::Result<Served> {
-        let running = control::find(&self.machine)?;
-        let machine = machine_of(&running)?;
-        let all = machine.disks.iter().map(|disk| (&disk.id, disk.source.foreign()));
-        Served::among(all, "disk", &self.disk, &running, INTERFACE)
+        DISK.find(&self.machine, &self.disk)
     }
-}
-
-/// All of a machine's disks that are ours.
-fn all(running: &Running) -> anyhow::Result<Vec<Served>> {
-    let machine = machine_of(running)?;
-    let ours = machine.disks.iter().filter(|disk| disk.source.foreign().is_none());
-    Ok(ours.map(|disk| Served::new(running, disk.id.as_str(), INTERFACE)).collect())
 }
 
 fn rates(disk: &Served) -> anyhow::Result<Rates> {
@@ -134,7 +128,7 @@ pub(crate) fn follow(running: &Running, disk: &Disk) -> anyhow::Result<Option<St
         bytes_per_second: serving.bytes_per_second.unwrap_or_default(),
         bytes_burst: serving.bytes_burst.unwrap_or_default(),
     };
-    let served = Served::new(running, disk.id.as_str(), INTERFACE);
+    let served = DISK.known(running, &disk.id);
     let before = rates(&served)?;
     let now = set_rates(&served, wanted)?;
     Ok((now != before).then(|| format!("{}: {}", served.id, now.text().trim_end().replace('\n', "; "))))

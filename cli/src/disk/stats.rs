@@ -8,10 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strata_config::{DeviceId, Name};
 
-use super::{PATIENCE, Target, all};
-use crate::control;
+use super::{DISK, PATIENCE};
 use crate::list::table;
-use crate::run_dir::{Running, base};
 use crate::say::{print, say};
 
 #[derive(Debug, Args)]
@@ -63,19 +61,7 @@ struct Queue {
 }
 
 pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
-    let disks = match (&args.machine, &args.disk) {
-        (Some(machine), Some(disk)) => {
-            vec![Target { machine: machine.clone(), disk: disk.clone() }.find()?]
-        }
-        (Some(machine), None) => all(&control::find(machine)?)?,
-        (None, _) => {
-            let mut disks = Vec::new();
-            for running in Running::all(&base())? {
-                disks.extend(all(&running)?);
-            }
-            disks
-        }
-    };
+    let disks = DISK.chosen(args.machine.as_ref(), args.disk.as_ref())?;
     // One that is named has to answer; of all, those that do not are told.
     let strict = args.disk.is_some();
     let told = |result: anyhow::Result<Value>| match result {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strata_config::{Net, NetLimit, Rate};
 
-use super::{INTERFACE, PATIENCE, Target};
+use super::{NIC, PATIENCE, Target};
 use crate::args::{Output, OutputArgs};
 use crate::run_dir::Running;
 use crate::say::print;
@@ -102,7 +102,7 @@ fn set(nic: &Served, now: Limits, wanted: Limits) -> anyhow::Result<Limits> {
 /// of a NIC that somebody else serves.
 pub(crate) fn follow(running: &Running, net: &Net) -> anyhow::Result<Option<String>> {
     let Some(own) = net.source.own() else { return Ok(None) };
-    let nic = Served::new(running, net.id.as_str(), INTERFACE);
+    let nic = NIC.known(running, &net.id);
     let now = limits(&nic)?;
     let wanted = Limits { tx: Limit::of(own.tx), rx: Limit::of(own.rx) };
     if wanted == now {

@@ -12,11 +12,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use strata_config::{DeviceId, Name};
+use strata_config::{DeviceId, Machine, Name};
 
-use crate::control;
-use crate::run_dir::Running;
-use crate::served::{Served, machine_of};
+use crate::served::{Devices, Kind, Served};
 pub(crate) use limit::follow;
 
 /// Everything is answered from memory.
@@ -85,20 +83,15 @@ pub(crate) fn run(command: &NetCommand) -> anyhow::Result<()> {
     }
 }
 
-const INTERFACE: &str = "io.strata.Net";
+/// Ours answer to `io.strata.Net`.
+const NIC: Kind = Kind { word: "NIC", interface: "io.strata.Net", devices };
+
+fn devices(machine: &Machine) -> Devices<'_> {
+    machine.nets.iter().map(|net| (&net.id, net.source.foreign())).collect()
+}
 
 impl Target {
     fn find(&self) -> anyhow::Result<Served> {
-        let running = control::find(&self.machine)?;
-        let machine = machine_of(&running)?;
-        let all = machine.nets.iter().map(|net| (&net.id, net.source.foreign()));
-        Served::among(all, "NIC", &self.nic, &running, INTERFACE)
+        NIC.find(&self.machine, &self.nic)
     }
-}
-
-/// All of a machine's NICs that are ours.
-fn all(running: &Running) -> anyhow::Result<Vec<Served>> {
-    let machine = machine_of(running)?;
-    let ours = machine.nets.iter().filter(|net| net.source.foreign().is_none());
-    Ok(ours.map(|net| Served::new(running, net.id.as_str(), INTERFACE)).collect())
 }

@@ -8,11 +8,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use strata_config::{DeviceId, Name};
 
-use super::{PATIENCE, Target, all};
-use crate::control;
+use super::{NIC, PATIENCE};
 use crate::disk::{Format, Metrics, bytes};
 use crate::list::table;
-use crate::run_dir::{Running, base};
 use crate::say::{print, say};
 
 #[derive(Debug, Args)]
@@ -37,17 +35,7 @@ struct Shown {
 }
 
 pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
-    let nics = match (&args.machine, &args.nic) {
-        (Some(machine), Some(nic)) => vec![Target { machine: machine.clone(), nic: nic.clone() }.find()?],
-        (Some(machine), None) => all(&control::find(machine)?)?,
-        (None, _) => {
-            let mut nics = Vec::new();
-            for running in Running::all(&base())? {
-                nics.extend(all(&running)?);
-            }
-            nics
-        }
-    };
+    let nics = NIC.chosen(args.machine.as_ref(), args.nic.as_ref())?;
     // One that is named has to answer; of all, those that do not are told.
     let told = |result: anyhow::Result<Value>| match result {
         Err(error) if args.nic.is_none() => {

@@ -17,6 +17,7 @@ use strata_config::{Machine, MachineFile, Name};
 use crate::args::{Output, OutputArgs};
 use crate::run_dir::{Running, base};
 use crate::say::print;
+use crate::served::machine_of;
 use crate::{control, disk, net, unit, upgrade};
 use changes::{Changes, between};
 
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let running = control::find(name)?;
     let launched = running.path.join(upgrade::service::SOCKET).exists();
-    let old = Machine::from_file(&running.path.join("machine.json")).context("cannot read what it is")?;
+    let old = machine_of(&running)?;
     let new = wanted(args, launched, &old)?;
     let mut report = Report::default();
     if !launched {
