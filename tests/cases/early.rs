@@ -52,9 +52,7 @@ fn not_a_kernel(context: &Context) -> anyhow::Result<()> {
 fn no_permission_for_kvm(context: &Context) -> anyhow::Result<()> {
     let machine = context.machine("")?;
     let outsider = account::outsider(context, &[])?;
-    let mut command = outsider.strata(context);
-    machine.fill(&mut command);
-    let mut vm = machine.start_as(command)?;
+    let mut vm = machine.start_by(&outsider)?;
     vm.expect_exit(1)?;
     let said = vm.errors.so_far();
     ensure!(said.contains("permission") && said.contains("/dev/kvm"), "{said}");

@@ -27,9 +27,7 @@ fn a_tap_that_is_not_there(context: &Context) -> anyhow::Result<()> {
     let kernel = context.file("vmlinuz");
     std::fs::copy(context.place.guest_vmlinuz(), &kernel)?;
     let machine = context.machine("")?.kernel(&kernel).net("nosuchtap", "");
-    let mut command = outsider.strata(context);
-    machine.fill(&mut command);
-    let mut vm = machine.start_as(command)?;
+    let mut vm = machine.start_by(&outsider)?;
     vm.expect_exit(1)?;
     let said = vm.errors.so_far();
     ensure!(said.contains("nosuchtap") && said.contains("ip tuntap add"), "{said}");
@@ -54,9 +52,7 @@ say nic $(cat /sys/class/net/eth0/address | wc -c)
 say ready; read go
 ";
     let machine = context.machine(script)?.kernel(&kernel).disk(&disk, "").net(tap, "");
-    let mut command = outsider.strata(context);
-    machine.fill(&mut command);
-    let mut vm = machine.start_as(command)?;
+    let mut vm = machine.start_by(&outsider)?;
     ensure!(vm.guest_value("disk")? == (8 << 20).to_string());
     vm.guest("written")?;
     ensure!(vm.guest_value("nic")? == "18", "no NIC in the guest");

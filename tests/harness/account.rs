@@ -68,7 +68,7 @@ pub fn kvm_group() -> anyhow::Result<u32> {
 
 impl Outsider {
     /// `strata` as this user, without arguments yet.
-    pub fn strata(&self, context: &Context) -> Command {
+    pub(crate) fn strata(&self, context: &Context) -> Command {
         let user = USER.to_string();
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &user, "--regid", &user]);

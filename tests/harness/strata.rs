@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+use crate::account::Outsider;
 use crate::case::Context;
 use crate::process::{self, Process};
 
@@ -99,7 +100,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Appends `run` and all flags to a command that ends in `strata`.
-    pub fn fill(&self, command: &mut Command) {
+    fn fill(&self, command: &mut Command) {
         command.args([
             "run",
             "--name",
@@ -121,11 +122,17 @@ impl<'a> Machine<'a> {
         self.start_as(command)
     }
 
-    /// Starts it through a command made elsewhere.
+    /// Starts it as another user.
     ///
     /// # Errors
     /// If the supervisor cannot be started.
-    pub fn start_as(self, mut command: Command) -> anyhow::Result<Running> {
+    pub fn start_by(self, outsider: &Outsider) -> anyhow::Result<Running> {
+        let mut command = outsider.strata(self.context);
+        self.fill(&mut command);
+        self.start_as(command)
+    }
+
+    fn start_as(self, mut command: Command) -> anyhow::Result<Running> {
         let process = process::start(&format!("strata run {}", self.name), &mut command)?;
         let run_dir = self.context.run_dir().join(&self.name);
         Ok(Running { process, run_dir })
