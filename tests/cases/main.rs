@@ -1,6 +1,7 @@
 //! The guest cases: every one boots real guests through the real binaries.
 //!
-//! `guest-cases [--on kvm|host] [--summary FILE] [--list] [FILTER]...` runs those whose name contains a filter.
+//! `guest-cases [--on kvm|host] [--summary FILE] [--list] [FILTER]...` runs those whose name contains a filter, but
+//! those that have ended according to the summary.
 //! Started by `cargo xtask test`: with KVM inside the rig or natively, with `--on host` always natively.
 
 mod blk;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use strata_rig::Place;
 use strata_tests::programs::Programs;
-use strata_tests::report::{self, Outcome};
+use strata_tests::report::{self, Summary};
 use strata_tests::{Case, Needs, net as host_net};
 
 struct Arguments {
@@ -48,7 +49,9 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<bool> {
     let arguments = arguments()?;
-    let cases: Vec<Case> = all().into_iter().filter(|case| arguments.wants(case)).collect();
+    let mut summary = Summary::open(arguments.summary.as_deref())?;
+    let wanted = |case: &Case| arguments.wants(case) && !summary.knows(case);
+    let cases: Vec<Case> = all().into_iter().filter(wanted).collect();
     if arguments.list {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(true);
@@ -56,12 +59,7 @@ fn run() -> anyhow::Result<bool> {
     host_net::own_namespace()?;
     let programs = Programs::beside_us()?;
     let dir = tempfile::Builder::new().prefix("strata-cases-").tempdir()?;
-    let entries = report::run(&cases, &Place::of_this_clone(), &programs, dir.path())?;
-    if let Some(path) = arguments.summary {
-        let text = serde_json::to_string_pretty(&entries)?;
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(entries.iter().all(|entry| entry.outcome != Outcome::Failed))
+    report::run(&cases, &Place::of_this_clone(), &programs, dir.path(), &mut summary)
 }
 
 fn all() -> Vec<Case> {

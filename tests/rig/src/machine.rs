@@ -28,8 +28,17 @@ use crate::{kernel, tool};
 /// all five levels were looked at), as if it had read them with four. Seen with QEMU 10.0.2, four times in nine minutes;
 /// without it not once.
 const CPU: &str = "max,la57=off";
+/// In the out folder: what the emulator notes of resets.
+const EMULATOR_LOG: &str = ".emulator-log";
 /// A busy host lets the timer check at boot and the lockup detector see things that are not there.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
+
+/// The rig was reset, or switched itself off, in the middle of a command: what its kernel and its emulator said last.
+///
+/// Nothing in the rig may do that, least of all what it tests; the emulator does (`CPU` above).
+#[derive(Debug, thiserror::Error)]
+#[error("the rig was reset before its command ended\n{0}")]
+pub struct Reset(String);
 
 /// A machine to be, with sizes from the environment (`RIG_CPUS`, `RIG_MEM` in MiB, `RIG_SECONDS`, `RIG_ICOUNT=1`).
 #[derive(Clone, Debug)]
@@ -94,6 +103,11 @@ impl Rig {
                 self.limit.as_secs(),
                 tail(&log)
             ),
+            Err(_) if ended.success() => {
+                let noted = fs::read_to_string(log.with_file_name(EMULATOR_LOG)).unwrap_or_default();
+                let fault = if noted.contains("Triple fault") { "a triple fault" } else { "no triple fault" };
+                Err(Reset(format!("the emulator noted {fault}; {}", tail(&log))).into())
+            }
             Err(_) => bail!("the rig stopped before its command ended (QEMU: {ended})\n{}", tail(&log)),
         }
     }
@@ -128,6 +142,8 @@ impl Rig {
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(self.place.rig_initramfs());
         qemu.args(["-append", KERNEL_PARAMETERS]);
         qemu.arg("-serial").arg(option_path("file:", log));
+        // A triple fault of the rig's own kernel says nothing on its console; the emulator notes it.
+        qemu.args(["-d", "cpu_reset", "-D"]).arg(log.with_file_name(EMULATOR_LOG));
         qemu.args(["-chardev", "stdio,id=output,signal=off", "-device", "virtio-serial-pci"]);
         qemu.args(["-device", "virtserialport,chardev=output,name=rig.output"]);
         for (id, path, more) in [("host", Path::new("/"), ",readonly=on,multidevs=remap"), ("out", out, "")] {
