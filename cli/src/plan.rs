@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use strata_config::{Machine, NetLimit, NetSource, OwnNet};
+use strata_config::{Machine, NetGuard, NetLimit, NetSource, OwnNet};
 
 use crate::attach::{AttachError, Attachment, attach, interface_file};
 use crate::backend::control_socket;
@@ -80,8 +80,7 @@ fn note_interface(folder: &Path, id: &str, name: &str) -> Result<(), PlanError> 
 pub(crate) fn net_words(own: &OwnNet) -> Vec<String> {
     let mut words = vec!["--mac".to_owned(), own.mac.to_string()];
     let guard = &own.guard;
-    let guards = [("mac", guard.mac), ("dhcp", guard.dhcp), ("ra", guard.ra)];
-    let guards: Vec<&str> = guards.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    let guards = guards(guard);
     if !guards.is_empty() {
         words.extend(["--guard".to_owned(), guards.join(",")]);
     }
@@ -99,6 +98,12 @@ pub(crate) fn net_words(own: &OwnNet) -> Vec<String> {
         }
     }
     words
+}
+
+/// What vhost-net is told to guard, a word each.
+pub(crate) fn guards(guard: &NetGuard) -> Vec<&'static str> {
+    let all = [("mac", guard.mac), ("dhcp", guard.dhcp), ("ra", guard.ra)];
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
 }
 
 fn backend(

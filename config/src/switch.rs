@@ -1,19 +1,21 @@
-//! What a switch in user space is: its file as written ([`SwitchFile`]), the rules it obeys, and the checked
-//! [`Switch`]. Also where a switch's sockets are, which the launchers of the switch and of its machines have to agree on.
+//! What a switch in user space is: the checked [`Switch`], and the rules that make it of its file (`switch/entry.rs`).
+//! Also where a switch's sockets are, which the launchers of the switch and of its machines have to agree on.
+
+mod entry;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use entry::PORT_KEYS;
+pub use entry::{PortEntry, SwitchFile, UplinkEntry};
 
 use crate::error::ConfigError;
 use crate::mac::Mac;
 use crate::name::Name;
-use crate::net::{NetLimit, limit};
+use crate::net::{NetGuard, NetLimit, limit};
 use crate::node::Node;
-use crate::rate::Rate;
-use crate::size::{NumberOrText, write_duration};
 
 /// The folder of all switches, beside the machines': no machine can have its name.
 pub const SWITCHES: &str = ".switches";
@@ -26,100 +28,6 @@ const MOST_PORTS: usize = 64;
 pub fn port_socket(base: &Path, switch: &str, port: &str) -> PathBuf {
     base.join(SWITCHES).join(switch).join("ports").join(port).join("sock")
 }
-
-/// A switch as written in TOML or JSON.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(title = "Strata switch", inline)]
-pub struct SwitchFile {
-    /// The switch's name: as a machine's; default: the file's name without its suffix.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Seconds after which an address that was not seen is forgotten, 1 to 1000000; default 300.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ageing: Option<i64>,
-    /// A tap of the host as one more port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uplink: Option<UplinkEntry>,
-    /// One for each guest's card.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub port: Vec<PortEntry>,
-    /// The process in its sandbox; default true. False is for debugging only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sandbox: Option<bool>,
-}
-
-/// A switch's way out.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UplinkEntry {
-    /// The tap interface, which exists already.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tap: Option<String>,
-    /// The VLAN of untagged frames, 1 to 4094.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<i64>,
-    /// The VLANs with tags.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub trunk: Vec<i64>,
-}
-
-/// A port of a switch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PortEntry {
-    /// Its name, by which a machine's NIC asks for it; the only key without a default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The VLAN of untagged frames, 1 to 4094; default 1, or none with `trunk`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<i64>,
-    /// The VLANs the guest has with tags.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub trunk: Vec<i64>,
-    /// The guest's Ethernet address; default: made from the names of switch and port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
-    /// It reaches no other port that is isolated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub isolated: Option<bool>,
-    /// The guest can send from its own Ethernet address only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guard_mac: Option<bool>,
-    /// Bits per second from the guest, e.g. `100M`; default: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tx_rate: Option<NumberOrText>,
-    /// Frames per second from the guest; default: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tx_packets: Option<NumberOrText>,
-    /// How long the guest may send at full speed after a pause, 5ms to 10s; default 20ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tx_burst: Option<NumberOrText>,
-    /// Bits per second to the guest; default: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rx_rate: Option<NumberOrText>,
-    /// Frames per second to the guest; default: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rx_packets: Option<NumberOrText>,
-    /// How long the guest may be sent to at full speed after a pause, 5ms to 10s; default 20ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rx_burst: Option<NumberOrText>,
-}
-
-/// The keys of [`PortEntry`] that a lab's file has at a machine's NIC.
-pub(crate) const PORT_KEYS: [&str; 11] = [
-    "vlan",
-    "trunk",
-    "mac",
-    "isolated",
-    "guard_mac",
-    "tx_rate",
-    "tx_packets",
-    "tx_burst",
-    "rx_rate",
-    "rx_packets",
-    "rx_burst",
-];
 
 /// A switch that can be made, as far as one can tell without looking at the host. Serialises as its file, with every
 /// default written out.
@@ -150,8 +58,8 @@ pub struct Port {
     pub mac: Mac,
     /// It reaches no other port that is isolated.
     pub isolated: bool,
-    /// The guest sends from its own address only.
-    pub guard_mac: bool,
+    /// What the guest may not claim to be.
+    pub guard: NetGuard,
     /// From the guest.
     pub tx: NetLimit,
     /// To the guest.
@@ -174,20 +82,6 @@ impl Switch {
     /// [`ConfigError`] naming key, value and what is allowed.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         SwitchFile::deserialize(Node::parse(text)?)?.try_into()
-    }
-}
-
-impl SwitchFile {
-    /// Reads a file, TOML or JSON. A missing name is taken from the file's.
-    ///
-    /// # Errors
-    /// [`ConfigError`] naming key, value and what is allowed.
-    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let mut file = Self::deserialize(Node::from_file(path)?)?;
-        if file.name.is_none() {
-            file.name = Name::of_file(path);
-        }
-        Ok(file)
     }
 }
 
@@ -279,54 +173,11 @@ fn port(switch: &Name, index: usize, entry: PortEntry) -> Checked<Port> {
         vlans: vlans(entry.vlan, &entry.trunk)?,
         mac,
         isolated: entry.isolated.unwrap_or(false),
-        guard_mac: entry.guard_mac.unwrap_or(false),
+        guard: NetGuard::of_keys(entry.guard_mac, entry.ip, entry.guard_dhcp, entry.guard_ra)?,
         tx: limit("tx", entry.tx_rate, entry.tx_packets, entry.tx_burst)?,
         rx: limit("rx", entry.rx_rate, entry.rx_packets, entry.rx_burst)?,
         name,
     })
-}
-
-impl From<Switch> for SwitchFile {
-    fn from(switch: Switch) -> Self {
-        let uplink = switch.uplink.map(|(tap, vlans)| {
-            let (vlan, trunk) = vlans.write();
-            UplinkEntry { tap: Some(tap), vlan, trunk }
-        });
-        Self {
-            name: Some(switch.name.to_string()),
-            ageing: Some(switch.ageing.into()),
-            uplink,
-            port: switch.ports.into_iter().map(PortEntry::from).collect(),
-            sandbox: Some(switch.sandbox),
-        }
-    }
-}
-
-impl PortVlans {
-    fn write(&self) -> (Option<i64>, Vec<i64>) {
-        (self.untagged.map(i64::from), self.tagged.iter().map(|vlan| i64::from(*vlan)).collect())
-    }
-}
-
-impl From<Port> for PortEntry {
-    fn from(port: Port) -> Self {
-        let (vlan, trunk) = port.vlans.write();
-        let rate = |rate: Option<Rate>| rate.map(|rate| NumberOrText::Text(rate.to_string()));
-        Self {
-            name: Some(port.name.to_string()),
-            vlan,
-            trunk,
-            mac: Some(port.mac.to_string()),
-            isolated: port.isolated.then_some(true),
-            guard_mac: port.guard_mac.then_some(true),
-            tx_rate: rate(port.tx.rate),
-            tx_packets: rate(port.tx.packets),
-            tx_burst: port.tx.burst.map(write_duration),
-            rx_rate: rate(port.rx.rate),
-            rx_packets: rate(port.rx.packets),
-            rx_burst: port.rx.burst.map(write_duration),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -28,32 +28,50 @@ pub struct TxStats {
     pub full: Counter,
     /// Dropped: the link is down, or the tap is gone.
     pub link: Counter,
-    /// Dropped: sent with an Ethernet address that is not the card's.
-    pub guard_mac: Counter,
-    /// Dropped: sent with an IP address that is not the guest's.
-    pub guard_ip: Counter,
-    /// Dropped: sent as a DHCP server.
-    pub guard_dhcp: Counter,
-    /// Dropped: sent as an IPv6 router.
-    pub guard_ra: Counter,
-    /// Dropped: the guard could not see what it is.
-    pub guard_unclear: Counter,
+    /// Dropped: refused by the guard.
+    pub guard: GuardStats,
     /// Times the rate limit was reached with frames to send.
     pub throttled: Counter,
 }
 
-impl TxStats {
-    /// Counts a frame the guard refuses.
+/// Frames a guard refused, by what they claimed; of a card or of a switch's port.
+#[derive(Debug, Default)]
+pub struct GuardStats {
+    /// Sent with an Ethernet address that is not the card's.
+    pub mac: Counter,
+    /// Sent with an IP address that is not the guest's.
+    pub ip: Counter,
+    /// Sent as a DHCP server.
+    pub dhcp: Counter,
+    /// Sent as an IPv6 router.
+    pub ra: Counter,
+    /// The guard could not see what it is.
+    pub unclear: Counter,
+}
+
+impl GuardStats {
+    /// Counts a frame.
     #[cold]
-    pub(crate) fn spoofed(&self, why: Spoof) {
+    pub(crate) fn refused(&self, why: Spoof) {
         match why {
-            Spoof::Mac => &self.guard_mac,
-            Spoof::Ip => &self.guard_ip,
-            Spoof::Dhcp => &self.guard_dhcp,
-            Spoof::Router => &self.guard_ra,
-            Spoof::Unclear => &self.guard_unclear,
+            Spoof::Mac => &self.mac,
+            Spoof::Ip => &self.ip,
+            Spoof::Dhcp => &self.dhcp,
+            Spoof::Router => &self.ra,
+            Spoof::Unclear => &self.unclear,
         }
         .add(1);
+    }
+
+    /// Name and counter.
+    pub(crate) fn list(&self) -> [(&'static str, &Counter); 5] {
+        [
+            ("tx_drop_guard_mac", &self.mac),
+            ("tx_drop_guard_ip", &self.ip),
+            ("tx_drop_guard_dhcp", &self.dhcp),
+            ("tx_drop_guard_ra", &self.ra),
+            ("tx_drop_guard_unclear", &self.unclear),
+        ]
     }
 }
 
@@ -99,7 +117,7 @@ impl PairStats {
     #[must_use]
     pub fn list(&self) -> Vec<(&'static str, u64)> {
         let Self { rx, tx, rx_ring, tx_ring, thread } = self;
-        let counters: [(&'static str, &Counter); 31] = [
+        let counters: [(&'static str, &Counter); 26] = [
             ("tx_frames", &tx.frames),
             ("tx_bytes", &tx.bytes),
             ("tx_drop_short", &tx.short),
@@ -108,11 +126,6 @@ impl PairStats {
             ("tx_drop_refused", &tx.refused),
             ("tx_drop_full", &tx.full),
             ("tx_drop_link", &tx.link),
-            ("tx_drop_guard_mac", &tx.guard_mac),
-            ("tx_drop_guard_ip", &tx.guard_ip),
-            ("tx_drop_guard_dhcp", &tx.guard_dhcp),
-            ("tx_drop_guard_ra", &tx.guard_ra),
-            ("tx_drop_guard_unclear", &tx.guard_unclear),
             ("tx_throttled", &tx.throttled),
             ("tx_malformed", &tx_ring.malformed),
             ("tx_kicks", &tx_ring.kicks),
@@ -132,7 +145,7 @@ impl PairStats {
             ("poll_misses", &thread.poll_misses),
             ("sleeps", &thread.sleeps),
         ];
-        counters.into_iter().map(|(name, counter)| (name, counter.get())).collect()
+        counters.into_iter().chain(tx.guard.list()).map(|(name, counter)| (name, counter.get())).collect()
     }
 }
 

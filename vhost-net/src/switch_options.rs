@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use strata_vhost_net::guard::{Guard, address};
 use strata_vhost_net::limit::Rate;
 use strata_vhost_net::mac::Mac;
 use strata_vhost_net::switch::vlans::{ALLOWED, DEFAULT, Set, Vlans};
@@ -21,7 +22,7 @@ pub(crate) struct SwitchOptions {
     pub(crate) switch: Option<String>,
 
     /// A port of the switch: name=NAME[,fd=FDNUM|socket-path=PATH][,vlan=ID][,trunk=ID+ID...][,mac=ADDRESS][,isolated]
-    /// [,guard=mac][,tx-bits=N][,tx-packets=N][,tx-burst=MS][,rx-...]. Per second; tx is
+    /// [,guard=mac+dhcp+ra][,allow-ip=NET+NET...][,tx-bits=N][,tx-packets=N][,tx-burst=MS][,rx-...]. Per second; tx is
     /// from the guest. Without fd and socket-path, the next socket that socket activation passed
     #[arg(long, value_name = "KEY=VALUE,...", requires = "switch", value_parser = port)]
     pub(crate) port: Vec<PortWords>,
@@ -54,7 +55,7 @@ pub(crate) struct PortWords {
     pub(crate) vlans: Vlans,
     pub(crate) mac: Mac,
     pub(crate) isolated: bool,
-    pub(crate) guarded: bool,
+    pub(crate) guard: Guard,
     pub(crate) from_guest: Rate,
     pub(crate) to_guest: Rate,
 }
@@ -151,12 +152,20 @@ fn rate(words: &mut Words<'_>, way: &str) -> Result<Rate, String> {
     Ok(rate)
 }
 
-fn guarded(words: &mut Words<'_>) -> Result<bool, String> {
-    match words.take("guard")? {
-        None => Ok(false),
-        Some("mac") => Ok(true),
-        Some(other) => Err(format!("guard={other}: must be mac")),
+fn guard(words: &mut Words<'_>, mac: Mac) -> Result<Guard, String> {
+    let mut guard = Guard::default();
+    for what in words.take("guard")?.into_iter().flat_map(|text| text.split('+')) {
+        match what {
+            "mac" => guard.mac = Some(mac),
+            "dhcp" => guard.dhcp = true,
+            "ra" => guard.router = true,
+            other => return Err(format!("guard={other}: must be mac, dhcp or ra, joined by +")),
+        }
     }
+    for text in words.take("allow-ip")?.into_iter().flat_map(|text| text.split('+')) {
+        guard.addresses.push(address(text).map_err(|allowed| format!("allow-ip={text}: {allowed}"))?);
+    }
+    Ok(guard)
 }
 
 /// Reads `--port`.
@@ -180,7 +189,7 @@ fn port(text: &str) -> Result<PortWords, String> {
     let port = PortWords {
         vlans: vlans(words)?,
         isolated: words.switch("isolated")?,
-        guarded: guarded(words)?,
+        guard: guard(words, mac)?,
         from_guest: rate(words, "tx")?,
         to_guest: rate(words, "rx")?,
         name,

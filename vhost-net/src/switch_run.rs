@@ -108,7 +108,7 @@ fn attend(switch: &Switch, endpoints: Vec<Endpoint>, stop: &Arc<SignalFd>) -> an
 fn port(words: &PortWords) -> Port {
     let mut port = Port::new(&words.name, words.mac, words.vlans.clone());
     port.isolated = words.isolated;
-    port.guarded = words.guarded;
+    port.guard = words.guard.clone();
     port.from_guest = Limit::new(words.from_guest);
     port.to_guest = Limit::new(words.to_guest);
     port

@@ -233,7 +233,7 @@ fn plan(
         }
     }
     if let Err(why) = guard.check(start) {
-        stats.spoofed(why);
+        stats.guard.refused(why);
         return None;
     }
     rest.clear();

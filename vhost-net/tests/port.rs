@@ -45,7 +45,7 @@ fn a_guest_can_be_held_to_its_address() {
     guest.send(0, header, &segment);
     segment[6..12].copy_from_slice(&MAC.bytes());
     assert_eq!(wire.receive(LONG).unwrap(), Some(own(2, 100)));
-    assert_eq!(scene.stats[0].tx.guard_mac.get(), 2);
+    assert_eq!(scene.stats[0].tx.guard.mac.get(), 2);
     // It cannot take another address either, but may say its own again.
     let set = |mac: [u8; 6]| [&[1, 1][..], &mac].concat();
     assert_eq!(guest.command(&set([0x52, 0x54, 0, 7, 7, 7])), 1);

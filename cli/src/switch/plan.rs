@@ -13,6 +13,7 @@ use strata_config::{NetLimit, Port, PortVlans, Switch};
 
 use super::folder::control;
 use crate::child::Program;
+use crate::plan::guards;
 use crate::programs::{ProgramMissing, find};
 
 /// Why a switch's process cannot be prepared.
@@ -73,8 +74,11 @@ fn words(port: &Port, fd: i32) -> String {
     if port.isolated {
         words.push_str(",isolated");
     }
-    if port.guard_mac {
-        words.push_str(",guard=mac");
+    let addresses: Vec<String> = port.guard.addresses.iter().map(ToString::to_string).collect();
+    for (key, values) in [("guard", guards(&port.guard).join("+")), ("allow-ip", addresses.join("+"))] {
+        if !values.is_empty() {
+            words.push_str(&format!(",{key}={values}"));
+        }
     }
     limit(&mut words, "tx", &port.tx);
     limit(&mut words, "rx", &port.rx);
@@ -107,7 +111,7 @@ mod tests {
     #[test]
     fn a_port_becomes_words_that_vhost_net_takes() {
         let file = "[[port]]\nname = \"a\"\nmac = \"02:00:00:00:00:01\"\n[[port]]\nname = \"b\"\nvlan = 1\n\
-                    trunk = [20, 10]\nisolated = true\nguard_mac = true\ntx_rate = \"10M\"\ntx_burst = \"50ms\"\n\
+                    trunk = [20, 10]\nisolated = true\nguard_ra = true\nip = [\"192.0.2.7\", \"2001:db8::/64\"]\ntx_rate = \"10M\"\ntx_burst = \"50ms\"\n\
                     rx_packets = 7";
         let switch = Switch::parse(file).unwrap();
         assert_eq!(words(&switch.ports[0], 5), "name=a,fd=5,mac=02:00:00:00:00:01,vlan=1");
@@ -115,7 +119,8 @@ mod tests {
         assert_eq!(
             words(&switch.ports[1], 6),
             format!(
-                "name=b,fd=6,mac={mac},vlan=1,trunk=10+20,isolated,guard=mac,tx-bits=10000000,tx-burst=50,rx-packets=7"
+                "name=b,fd=6,mac={mac},vlan=1,trunk=10+20,isolated,guard=mac+ra,\
+                 allow-ip=192.0.2.7/32+2001:db8::/64,tx-bits=10000000,tx-burst=50,rx-packets=7"
             )
         );
     }

@@ -105,18 +105,11 @@ fn own(entry: NetEntry, name: &Name, index: usize) -> Checked<OwnNet> {
         (_, Some(parent), _) => Cable::Macvtap(interface("macvtap", parent)?),
         (.., tap) => Cable::Tap(interface("tap", tap.unwrap_or_default())?),
     };
-    let addresses = entry.ip.map_or(Ok(Vec::new()), addresses)?;
     Ok(OwnNet {
         cable,
         mac,
         mtu: entry.mtu.map(|mtu| in_range("mtu", mtu, 68, 65_521)).transpose()?,
-        guard: NetGuard {
-            // An IP address means little from an Ethernet address that is not the NIC's.
-            mac: entry.guard_mac.unwrap_or(!addresses.is_empty()),
-            addresses,
-            dhcp: entry.guard_dhcp.unwrap_or(false),
-            ra: entry.guard_ra.unwrap_or(false),
-        },
+        guard: NetGuard::of_keys(entry.guard_mac, entry.ip, entry.guard_dhcp, entry.guard_ra)?,
         tx: limit("tx", entry.tx_rate, entry.tx_packets, entry.tx_burst)?,
         rx: limit("rx", entry.rx_rate, entry.rx_packets, entry.rx_burst)?,
     })
@@ -144,6 +137,21 @@ fn addresses(List(words): List) -> Checked<Vec<IpNet>> {
         net.map_err(|_| ConfigError::text("ip", word, FORM))
     };
     words.iter().map(address).collect()
+}
+
+impl NetGuard {
+    /// What a NIC or a switch's port has for `guard_mac`, `ip`, `guard_dhcp`, `guard_ra`.
+    pub(crate) fn of_keys(
+        mac: Option<bool>,
+        ip: Option<List>,
+        dhcp: Option<bool>,
+        ra: Option<bool>,
+    ) -> Checked<Self> {
+        let addresses = ip.map_or(Ok(Vec::new()), addresses)?;
+        // An IP address means little from an Ethernet address that is not the NIC's.
+        let mac = mac.unwrap_or(!addresses.is_empty());
+        Ok(Self { mac, addresses, dhcp: dhcp.unwrap_or(false), ra: ra.unwrap_or(false) })
+    }
 }
 
 /// One direction's limit, of a NIC or of a switch's port: `way` is `tx` or `rx`, before each key's name.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Cable, List, Net, NetLimit, NetSource, OwnNet, Vlans};
+use super::{Cable, List, Net, NetGuard, NetLimit, NetSource, OwnNet, Vlans};
 use crate::compact;
 use crate::error::ConfigError;
 use crate::name::Name;
@@ -132,17 +132,16 @@ impl OwnNet {
                 NetEntry { bridge: Some(name), vlan: untagged.map(i64::from), trunk: list(&tagged), ..common }
             }
         };
-        let on = |on: bool| on.then_some(true);
+        let (guard_mac, ip, guard_dhcp, guard_ra) = guard.keys();
         let rate = |rate: Option<Rate>| rate.map(|rate| NumberOrText::Text(rate.to_string()));
         let burst = |limit: NetLimit| limit.burst.map(write_duration);
         NetEntry {
             mac: Some(mac.to_string()),
             mtu: mtu.map(i64::from),
-            // Where there are addresses it is on unless it is said to be off.
-            guard_mac: (guard.mac || !guard.addresses.is_empty()).then_some(guard.mac),
-            ip: list(&guard.addresses),
-            guard_dhcp: on(guard.dhcp),
-            guard_ra: on(guard.ra),
+            guard_mac,
+            ip,
+            guard_dhcp,
+            guard_ra,
             tx_rate: rate(tx.rate),
             tx_packets: rate(tx.packets),
             tx_burst: burst(tx),
@@ -151,6 +150,16 @@ impl OwnNet {
             rx_burst: burst(rx),
             ..plain
         }
+    }
+}
+
+impl NetGuard {
+    /// The keys it is written with: `guard_mac`, `ip`, `guard_dhcp`, `guard_ra`.
+    pub(crate) fn keys(&self) -> (Option<bool>, Option<List>, Option<bool>, Option<bool>) {
+        let on = |on: bool| on.then_some(true);
+        // Where there are addresses it is on unless it is said to be off.
+        let mac = (self.mac || !self.addresses.is_empty()).then_some(self.mac);
+        (mac, list(&self.addresses), on(self.dhcp), on(self.ra))
     }
 }
 

@@ -20,13 +20,14 @@ use strata_virtio::vring::Vring;
 use strata_virtio::worker::{Progress, Service, Source, Sources};
 
 use super::forward::{Member, Room, Taker, forward, refuse, segments};
-use super::frame::{Frame, KEPT, USUAL};
+use super::frame::{Frame, USUAL};
 use super::lane::Lane;
 use super::order::{Order, Queue};
 use super::table::Table;
 use super::uplink::Uplink;
 use super::{Port, Settings};
 use crate::batch::DEPTH;
+use crate::guard::ENOUGH as KEPT;
 use crate::header::{Allowed, HEADER};
 use crate::pair::answer_resubmitted;
 
@@ -118,6 +119,7 @@ impl Fabric {
     fn take(&mut self, at: usize, taker: &mut Taker) -> usize {
         let Self { members, table, chains, kept, room, now, .. } = self;
         let Some(port) = members.get(at).map(|member| Arc::clone(&member.port)) else { return 0 };
+        let keep = if port.guard.is_on() { KEPT } else { USUAL };
         let mut allowance = port.from_guest.allowance();
         let (mut count, mut bytes) = (0, 0);
         for chain in chains.iter_mut() {
@@ -125,7 +127,7 @@ impl Fabric {
                 break;
             }
             count += 1;
-            match Frame::of_request(chain, kept, USUAL, taker.allowed) {
+            match Frame::of_request(chain, kept, keep, taker.allowed) {
                 Ok(frame) => {
                     bytes += frame.len();
                     allowance.take(frame.len(), segments(&frame));

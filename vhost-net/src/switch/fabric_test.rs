@@ -6,6 +6,7 @@ mod world;
 use strata_virtio::spec::RING_FEATURES;
 
 use super::*;
+use crate::guard::{Guard, address};
 use crate::limit::Rate;
 use world::*;
 
@@ -107,15 +108,49 @@ fn isolated_ports_reach_only_those_that_are_not() {
     assert_eq!(lab.received(), [vec![down], none(), none()]);
 }
 
+/// The rules are `guard_test`'s; here is that a port asks for them, of enough of the frame, and before it learns.
+#[test]
+fn a_guest_claims_to_be_another() {
+    let mut guarded = access(0, 1);
+    let addresses = vec![address("192.0.2.7").unwrap()];
+    guarded.guard = Guard { mac: Some(guarded.mac), addresses, dhcp: true, router: false };
+    let mut lab = Lab::new(vec![guarded, access(1, 1)]);
+    let v4 = |source: [u8; 4], from: u16| {
+        let mut frame = ethernet(EVERYONE, mac(0), 0, 60);
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14..24].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17]);
+        frame[26..30].copy_from_slice(&source);
+        frame[34..38].copy_from_slice(&[from.to_be_bytes(), [0, 68]].concat());
+        frame[36] = if from == 67 { 0 } else { 1 };
+        frame
+    };
+    for (frame, counter) in [
+        (v4([192, 0, 2, 8], 1000), "tx_drop_guard_ip"),
+        (v4([192, 0, 2, 7], 67), "tx_drop_guard_dhcp"),
+        (ethernet(EVERYONE, mac(1), 1, 60), "tx_drop_guard_mac"),
+    ] {
+        lab.send(0, &frame);
+        assert_eq!(lab.count(0, counter), 1, "{counter}");
+    }
+    assert_eq!(lab.received(), [none(), none()]);
+    let own = v4([192, 0, 2, 7], 1000);
+    lab.send(0, &own);
+    assert_eq!(lab.received(), [none(), vec![own]]);
+    // The address it claimed is not taken for its own.
+    let back = ethernet(mac(1), mac(0), 2, 60);
+    lab.send(0, &back);
+    assert_eq!(lab.count(0, "tx_drop_filtered"), 0);
+}
+
 #[test]
 fn what_no_card_sends_is_dropped_and_counted() {
     let mut guarded = access(0, 1);
-    guarded.guarded = true;
+    guarded.guard.mac = Some(guarded.mac);
     let mut lab = Lab::new(vec![guarded, access(1, 1)]);
     for (frame, counter) in [
         (ethernet(EVERYONE, [3, 0, 0, 0, 0, 1], 1, 60), "tx_drop_source"),
         (ethernet(EVERYONE, [0; 6], 1, 60), "tx_drop_source"),
-        (ethernet(EVERYONE, mac(9), 1, 60), "tx_drop_source"),
+        (ethernet(EVERYONE, mac(9), 1, 60), "tx_drop_guard_mac"),
         (ethernet([0x01, 0x80, 0xc2, 0, 0, 0], mac(0), 1, 60), "tx_drop_reserved"),
         (vec![2; 13], "tx_drop_short"),
         (tagged(&ethernet(EVERYONE, mac(0), 1, 60), 0)[..17].to_vec(), "tx_drop_short"),

@@ -84,8 +84,11 @@ pub(super) fn forward(
     }
     let Some(vlan) = port.vlans.of(frame.tci(), frame.inner()) else { return stats.tx_drop_vlan.add(1) };
     let (source, destination) = (frame.source(), frame.destination());
-    if source.is_group() || source.bytes() == [0; 6] || port.guarded && source != port.mac {
+    if source.is_group() || source.bytes() == [0; 6] {
         return stats.tx_drop_source.add(1);
+    }
+    if let Err(why) = port.guard.check(frame.kept()) {
+        return stats.guard.refused(why);
     }
     if let [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f] = destination.bytes() {
         return stats.tx_drop_reserved.add(1);

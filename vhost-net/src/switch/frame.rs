@@ -14,13 +14,12 @@ use strata_virtio::chain::Chain;
 use virtio_bindings::virtio_net as net;
 
 use super::vlans::TAG;
+use crate::guard::ENOUGH as KEPT;
 use crate::header::{Allowed, ETHERNET, HEADER, Lie, MAX_FRAME};
 use crate::mac::Mac;
 
-/// Bytes that are always read: addresses, a tag, the type behind it.
+/// Bytes that are always read: addresses, a tag, the type behind it. With a guard it is [`KEPT`].
 pub const USUAL: usize = 18;
-/// The most of a frame that is ever kept: what a guard looks at.
-pub const KEPT: usize = 240;
 /// Room for what begins a frame on its way out: header, one tag, what is kept.
 const OUT: usize = HEADER + 4 + KEPT;
 /// Where a tag is in a frame.

@@ -19,6 +19,7 @@ use super::vlans::Vlans;
 use crate::config::{CONFIG_SIZE, Space};
 use crate::device::QUEUE_SIZE;
 use crate::features as feature;
+use crate::guard::Guard;
 use crate::limit::Limit;
 use crate::mac::Mac;
 
@@ -50,8 +51,8 @@ pub struct Port {
     pub vlans: Vlans,
     /// It reaches no other port that is isolated.
     pub isolated: bool,
-    /// Its guest sends from its own address only.
-    pub guarded: bool,
+    /// What its guest may claim to be.
+    pub guard: Guard,
     /// What its guest may send; the rest waits in its ring.
     pub from_guest: Limit,
     /// What is sent to its guest; the rest is dropped.
@@ -74,7 +75,7 @@ impl Port {
             mac,
             vlans,
             isolated: false,
-            guarded: false,
+            guard: Guard::default(),
             from_guest: Limit::default(),
             to_guest: Limit::default(),
             stats: Arc::default(),

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use strata_virtio::vring::{Counter, QueueStats};
 
+use crate::stats::GuardStats;
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
         /// What happened at a port: `tx` is from its guest, `rx` to it.
         #[derive(Debug, Default)]
         pub struct PortStats {
             $($(#[doc = $doc])* pub $name: Counter,)*
+            /// Dropped: refused by the port's guard.
+            pub guard: GuardStats,
             /// The receive ring.
             pub rx_ring: Arc<QueueStats>,
             /// The transmit ring.
@@ -23,7 +27,7 @@ macro_rules! counters {
             #[must_use]
             pub fn list(&self) -> Vec<(&'static str, u64)> {
                 let Self { rx_ring, tx_ring, .. } = self;
-                vec![
+                let mut list = vec![
                     $((stringify!($name), self.$name.get()),)*
                     ("tx_malformed", tx_ring.malformed.get()),
                     ("tx_kicks", tx_ring.kicks.get()),
@@ -31,7 +35,9 @@ macro_rules! counters {
                     ("rx_malformed", rx_ring.malformed.get()),
                     ("rx_kicks", rx_ring.kicks.get()),
                     ("rx_calls", rx_ring.calls.get()),
-                ]
+                ];
+                list.extend(self.guard.list().map(|(name, counter)| (name, counter.get())));
+                list
             }
         }
     };
@@ -52,7 +58,7 @@ counters! {
     tx_drop_header,
     /// Dropped: of a VLAN that is not the port's.
     tx_drop_vlan,
-    /// Dropped: from an address that cannot be a sender's, or is not this port's.
+    /// Dropped: from an address that cannot be a sender's.
     tx_drop_source,
     /// Dropped: for the switch itself, which has no protocols (IEEE 802.1Q table 8-1: spanning tree, pause, LLDP).
     tx_drop_reserved,
