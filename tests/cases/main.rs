@@ -7,6 +7,7 @@
 mod blk;
 mod boot;
 mod budget;
+mod cables;
 mod console;
 mod disk;
 mod early;
@@ -68,6 +69,7 @@ fn all() -> Vec<Case> {
         disk::cases(),
         blk::cases(),
         net::cases(),
+        cables::cases(),
         switch::cases(),
         console::cases(),
         lifecycle::cases(),

@@ -10,8 +10,18 @@ use crate::cpio::Archive;
 use crate::place::Place;
 use crate::{modules, stamp, tool};
 
-const RIG_MODULES: &[&str] =
-    &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "kvm_amd", "tun", "bridge", "veth"];
+const RIG_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+    "kvm_amd",
+    "tun",
+    "bridge",
+    "veth",
+    "macvtap",
+];
 const RIG_INIT: &str = include_str!("init.sh");
 
 /// An archive with busybox, its links, the folders an init needs, and `modules` below `/mod` in loading order.
