@@ -135,14 +135,15 @@ fn receive(listener: &TcpListener) -> anyhow::Result<String> {
 }
 
 /// A guest with a verified load on a disk and a card.
-struct Loaded {
+struct Loaded<'a> {
+    context: &'a Context,
     vm: Running,
     streams: Streams,
     _tap: Tap,
 }
 
-impl Loaded {
-    fn start(context: &Context, more: &[&str]) -> anyhow::Result<Self> {
+impl<'a> Loaded<'a> {
+    fn start(context: &'a Context, more: &[&str]) -> anyhow::Result<Self> {
         let disk = context.disk("disk.img", 64)?;
         let tap = Tap::new("tap0", false)?;
         let streams = Streams::new()?;
@@ -154,13 +155,14 @@ impl Loaded {
         let vm = machine.start()?;
         vm.guest("loaded")?;
         process::until("the guest's first writes", || Ok(image::allocated(&disk)? > MIB))?;
-        Ok(Self { vm, streams, _tap: tap })
+        Ok(Self { context, vm, streams, _tap: tap })
     }
 
     /// Ends the load: nothing may be lost, and the guest may have nothing to complain of.
     fn finish(mut self, least: u64) -> anyhow::Result<()> {
         self.vm.type_in("go\n")?;
-        let rounds: u64 = self.vm.guest_value("rounds")?.parse()?;
+        let rounds = self.vm.guest_value("rounds").with_context(|| self.look())?;
+        let rounds: u64 = rounds.parse()?;
         self.streams.stop.store(true, Ordering::Release);
         let (down, up) = (self.vm.guest_value("down")?, self.vm.guest_value("up")?);
         let complaints = self.vm.guest_value("complaints")?;
@@ -173,6 +175,21 @@ impl Loaded {
         ensure!(down == sent, "the guest received something else than was sent");
         ensure!(up == received, "something else was received than the guest sent");
         Ok(())
+    }
+
+    /// What the machine says of itself, for a load that does not end: who waits for whom?
+    fn look(&self) -> String {
+        let asked: [&[&str]; 4] = [
+            &["status", "vm"],
+            &["disk", "stats", "vm"],
+            &["net", "stats", "vm"],
+            &["exits", "vm", "--for", "2s"],
+        ];
+        let answer = |words: &&[&str]| match self.context.run("strata", words) {
+            Ok(process) => process.tails(),
+            Err(error) => format!("{error:#}"),
+        };
+        asked.iter().map(answer).collect::<Vec<_>>().join("\n")
     }
 
     /// The process behind the reaper.
