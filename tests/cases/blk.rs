@@ -26,8 +26,6 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 const MIB: u64 = 1 << 20;
-/// Kills of one backend under one guest.
-const KILLS: usize = 50;
 
 /// Prints the size of `/dev/vda`, waits until it has changed and prints it again.
 const WATCH_SIZE: &str = "
@@ -119,7 +117,7 @@ say rounds $n";
     let mut vm = machine.arg("--disk").arg(&format!("socket={}", socket.display())).start()?;
     vm.guest("round 1")?;
     let mut random = 1_u64;
-    for _ in 0..KILLS {
+    for _ in 0..process::kills(30) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // Any moment will do; what matters is that they differ.
         std::thread::sleep(Duration::from_millis(random >> 56));

@@ -211,9 +211,8 @@ impl<'a> Loaded<'a> {
     }
 }
 
-/// `STRATA_KILLS=100 cargo xtask test -f kills_under_load` kills more often than CI has time for.
 fn kills_under_load(context: &Context) -> anyhow::Result<()> {
-    let kills = std::env::var("STRATA_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(40);
+    let kills = process::kills(20);
     let loaded = Loaded::start(context, &[])?;
     for round in 0..kills {
         let id = if round % 2 == 0 { "disk0" } else { "net0" };

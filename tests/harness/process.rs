@@ -156,6 +156,11 @@ pub fn kill(pid: i32) -> anyhow::Result<()> {
     send(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("cannot kill process {pid}"))
 }
 
+/// How often a case kills: `STRATA_KILLS`, or what there is time for in CI.
+pub fn kills(in_ci: usize) -> usize {
+    std::env::var("STRATA_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(in_ci)
+}
+
 /// Name of a process (`comm`), if it is there and no zombie.
 pub fn name_of(pid: i32) -> Option<String> {
     let (comm, rest) = stat(pid)?;
