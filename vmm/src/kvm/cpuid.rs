@@ -28,6 +28,8 @@ pub struct Wanted {
     pub topology: Topology,
     /// The guest sees vmx or svm where KVM offers it.
     pub nested: bool,
+    /// KVM lists the registers that a guest with vmx looks for.
+    pub vmx_registers: bool,
     /// Local APIC timers have the TSC deadline mode.
     pub tsc_deadline: bool,
     /// The guest is told that its vCPUs are never preempted, and looks for work itself before it halts.
@@ -166,7 +168,7 @@ fn adapt(entry: &mut kvm_cpuid_entry2, wanted: Wanted) {
             if wanted.tsc_deadline {
                 entry.ecx |= ecx1::TSC_DEADLINE;
             }
-            if !wanted.nested {
+            if !(wanted.nested && wanted.vmx_registers) {
                 entry.ecx &= !ecx1::VMX;
             }
             entry.edx &= !(edx1::MTRR | edx1::HTT);

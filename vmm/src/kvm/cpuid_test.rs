@@ -9,7 +9,7 @@ fn entry(function: u32, index: u32, regs: [u32; 4]) -> kvm_cpuid_entry2 {
 
 fn wanted(cores: u8) -> Wanted {
     let topology = Topology { sockets: 1, cores, threads: 1 };
-    Wanted { topology, nested: true, tsc_deadline: true, polls: false }
+    Wanted { topology, nested: true, vmx_registers: true, tsc_deadline: true, polls: false }
 }
 
 fn amd() -> Vec<kvm_cpuid_entry2> {

@@ -10,6 +10,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm};
 
+use super::msr::Listed;
+
 /// Why this host cannot run a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -84,6 +86,8 @@ pub struct Host {
     pub kvm: Kvm,
     /// What KVM can show a guest (KVM_GET_SUPPORTED_CPUID).
     pub supported: CpuId,
+    /// Which model-specific registers it has.
+    pub registers: Listed,
     /// Local APIC timers have the TSC deadline mode.
     pub tsc_deadline: bool,
 }
@@ -110,7 +114,12 @@ impl Host {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(|errno| HostError::Cpuid(errno.into()))?;
         let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self { kvm, supported, tsc_deadline })
+        // Without the list a guest gets no VMX, which is no reason to run none.
+        let registers = listed(&kvm).unwrap_or_else(|errno| {
+            tracing::warn!(%errno, "KVM does not list its model-specific registers");
+            Listed::default()
+        });
+        Ok(Self { kvm, supported, registers, tsc_deadline })
     }
 
     /// Checks that a processor with virtualization is behind it. There are hosts where KVM answers every ioctl and
@@ -127,9 +136,7 @@ impl Host {
     /// # Errors
     /// It has to.
     pub fn require_own_halt(&self) -> Result<(), HostError> {
-        let exits = self.kvm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
-        let hlt = i32::try_from(KVM_X86_DISABLE_EXITS_HLT).unwrap_or(0);
-        if exits & hlt != 0 { Ok(()) } else { Err(HostError::OwnHalt) }
+        halt_can_stay(self.kvm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into()))
     }
 
     /// Checks that `wanted` vCPUs are possible.
@@ -142,6 +149,22 @@ impl Host {
     }
 }
 
+/// From KVM's answer about KVM_CAP_X86_DISABLE_EXITS: the exits that can be left out, or an error below zero.
+fn halt_can_stay(answer: i32) -> Result<(), HostError> {
+    let exits = u32::try_from(answer).unwrap_or(0);
+    if exits & KVM_X86_DISABLE_EXITS_HLT != 0 { Ok(()) } else { Err(HostError::OwnHalt) }
+}
+
+fn listed(kvm: &Kvm) -> Result<Listed, kvm_ioctls::Error> {
+    let vcpu = kvm.get_msr_index_list()?.as_slice().to_vec();
+    // Linux 4.16 and newer.
+    let features = match kvm.check_extension(Cap::GetMsrFeatures) {
+        true => kvm.get_msr_feature_index_list()?.as_slice().to_vec(),
+        false => Vec::new(),
+    };
+    Ok(Listed { vcpu, features })
+}
+
 /// CPUID 1 ECX.5 is vmx, 0x80000001 ECX.2 is svm. Asked of the processor: /proc may not be there.
 pub(crate) fn hardware() -> bool {
     use core::arch::x86_64::__cpuid;
@@ -149,3 +172,7 @@ pub(crate) fn hardware() -> bool {
     let svm = __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & 1 << 2 != 0;
     vmx || svm
 }
+
+#[cfg(test)]
+#[path = "host_test.rs"]
+mod host_test;

@@ -47,7 +47,9 @@ fn machine(code: &[u8], extra: &str) -> Option<Life> {
     let machine: Machine =
         format!("kernel = \"{path}\"\nconsole = \"off\"\nmemory = \"32M\"\n{extra}").parse().unwrap();
     let topology = machine.vcpu.topology;
-    let wanted = Wanted { topology, nested: true, tsc_deadline: host.tsc_deadline, polls: false };
+    let vmx_registers = host.registers.has_vmx();
+    let tsc_deadline = host.tsc_deadline;
+    let wanted = Wanted { topology, nested: true, vmx_registers, tsc_deadline, polls: false };
     let cpuid = Template::new(host.supported.as_slice(), wanted);
     let payload = Payload {
         kernel: Kernel::open(image.path()).unwrap(),

@@ -73,6 +73,7 @@ impl Parts {
             Wanted {
                 topology: machine.vcpu.topology,
                 nested: machine.vcpu.nested,
+                vmx_registers: host.registers.has_vmx(),
                 tsc_deadline: host.tsc_deadline,
                 polls: machine.vcpu.halt == Halt::Poll,
             },
