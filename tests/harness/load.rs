@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::case::Context;
 use crate::exits::{Count, Exits};
-use crate::guest;
+use crate::guest::{self, Kernel};
 use crate::libraries;
 use crate::programs::Programs;
 use crate::strata::{Machine, Running};
@@ -70,17 +70,17 @@ pub struct Loaded {
     count: Count,
 }
 
-/// A machine to be, whose guest waits for loads: one vCPU, 512 MiB.
+/// A machine to be, whose guest waits for loads on that kernel: one vCPU, 512 MiB.
 ///
 /// # Errors
 /// If its initramfs cannot be made.
-pub fn machine(context: &Context) -> anyhow::Result<Machine<'_>> {
+pub fn machine(context: &Context, kernel: Kernel) -> anyhow::Result<Machine<'_>> {
     let initrd = context.file("initrd-load");
     let files = files(&context.programs)?;
     let files: Vec<_> =
         files.iter().map(|(name, mode, bytes)| (name.as_str(), *mode, bytes.clone())).collect();
-    guest::initrd(&context.place, &initrd, SCRIPT, &files)?;
-    Ok(Machine::new(context, &context.place.guest_vmlinuz(), &initrd))
+    guest::initrd_of(kernel, &context.place, &initrd, SCRIPT, &files)?;
+    Ok(Machine::new(context, &kernel.image(&context.place)?, &initrd))
 }
 
 /// `guest-load` and the libraries it needs, as files of an initramfs.

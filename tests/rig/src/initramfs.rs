@@ -1,6 +1,6 @@
-//! The two initramfs bases: busybox and kernel modules, loaded in order by an `init` of a few lines.
+//! Initramfs with busybox and kernel modules: the rig's own, and what the guests' (`guest`) are built on.
 //!
-//! Called by: `setup` (the rig's own) and the guest tests (theirs, joined with each test's script).
+//! Called by: `setup`, and `guest` for its part.
 
 use std::fs;
 

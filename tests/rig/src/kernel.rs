@@ -1,7 +1,7 @@
 //! Kernels out of Debian's packages: unpacked into the cache, never installed.
 //!
-//! Two are needed. The rig runs on the big one (it has `kvm_amd`); guests run on the unmodified cloud kernel, as a
-//! bzImage and as the ELF file inside it.
+//! Two are needed. The rig runs on the big one (it has `kvm_amd`), and guests that poll before they halt; all others run
+//! on the unmodified cloud kernel, as a bzImage and as the ELF file inside it.
 //!
 //! Called by: `setup`. Names differ by release (12: `linux-image-6.1.0-56-cloud-amd64`; 13:
 //! `linux-image-6.12.41+deb13-cloud-amd64`), and a mirror may have a kernel only as `-unsigned`, which is the same

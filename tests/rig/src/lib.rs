@@ -10,6 +10,7 @@
 
 pub mod cpio;
 pub mod debian;
+pub mod guest;
 pub mod initramfs;
 pub mod kernel;
 pub mod kvm;

@@ -6,6 +6,7 @@ use std::fs;
 
 use anyhow::Context;
 
+use crate::guest::Kernel;
 use crate::place::Place;
 use crate::{initramfs, kernel, packages};
 
@@ -19,5 +20,7 @@ pub fn setup(place: &Place, extra_packages: &[&str]) -> anyhow::Result<()> {
     packages::ensure_lists()?;
     kernel::for_guests(place)?;
     kernel::for_rig(place)?;
-    initramfs::for_rig(place)
+    initramfs::for_rig(place)?;
+    // Here and not where they are first read: the rig would make them in software, at each of its starts.
+    Kernel::ALL.into_iter().try_for_each(|kernel| kernel.base(place).map(drop))
 }
