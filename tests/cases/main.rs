@@ -20,6 +20,7 @@ mod sandbox;
 mod switch;
 mod systemd;
 mod unprivileged;
+mod vcpu;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +81,7 @@ fn all() -> Vec<Case> {
         foreign::cases(),
         budget::cases(),
         nested::cases(),
+        vcpu::cases(),
         systemd::cases(),
     ]
     .concat()

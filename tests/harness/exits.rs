@@ -148,6 +148,11 @@ impl Exits {
         rows
     }
 
+    /// Those of the reason [`Exits::by_reason`] names so.
+    pub fn of(&self, reason: &str) -> u64 {
+        self.by_reason().into_iter().filter(|(name, _)| name == reason).map(|(_, count)| count).sum()
+    }
+
     /// All in one line, for messages.
     pub fn line(&self) -> String {
         let rows = self.by_reason().into_iter().map(|(name, count)| format!("{name} {count}"));
@@ -231,6 +236,7 @@ mod tests {
         assert_eq!(exits.total(), 38);
         assert_eq!(exits.nested_page_faults(), 31);
         assert_eq!(exits.by_reason(), [("nested page fault".to_owned(), 31), ("HLT".to_owned(), 7)]);
+        assert_eq!((exits.of("HLT"), exits.of("CPUID")), (7, 0));
         assert_eq!(exits.since(&exits).total(), 0);
     }
 }

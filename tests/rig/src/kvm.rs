@@ -34,6 +34,11 @@ impl Kvm {
         }
     }
 
+    /// True if a guest may halt without an exit here (KVM_CAP_X86_DISABLE_EXITS is 143, HLT bit 1 of its answer).
+    pub fn halts_can_stay() -> bool {
+        kvm_ioctls::Kvm::new().is_ok_and(|kvm| kvm.check_extension_raw(143) & 2 != 0)
+    }
+
     /// True if an unmodified guest runs on this host as it is.
     pub fn runs_guests(&self) -> bool {
         matches!(self, Self::Hardware(_))
