@@ -1,4 +1,6 @@
-//! Strata inside Strata: a guest loads KVM and runs a guest of its own on the same programs.
+//! Strata inside Strata: a guest loads KVM and runs a guest of its own on the same programs, and what that costs.
+
+mod reads;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +14,10 @@ use strata_tests::{Case, guest, libraries};
 
 /// The cases of this file.
 pub(crate) fn cases() -> Vec<Case> {
-    vec![Case::kvm("nested::a_guest_of_a_guest", a_guest_of_a_guest)]
+    vec![
+        Case::kvm("nested::a_guest_of_a_guest", a_guest_of_a_guest),
+        Case::kvm("nested::reads_of_a_guest_of_a_guest", reads::of_a_guest_of_a_guest),
+    ]
 }
 
 const INNER: &str = "say inner disk $(cat /sys/block/vda/size)";
@@ -29,18 +34,17 @@ say status $?
 sync; poweroff -f
 ";
 
-fn a_guest_of_a_guest(context: &Context) -> anyhow::Result<()> {
-    if !nested_is_on() {
-        return Err(skip(format!("nested virtualization is off on this host ({})", Kvm::probe())));
-    }
-    let disk = disk_with_strata(context)?;
-    let script = "
+/// Runs as process 1 of the outer guest's initramfs: KVM, then the disk with everything.
+const OUTERMOST: &str = "
 for m in $(cat /mod/more); do insmod /mod/$m 2>/dev/null; done
 mkdir -p /new; mount -t ext4 /dev/vda /new
 for d in proc sys dev; do mount --move /$d /new/$d; done
 exec switch_root /new /outer.sh
 ";
-    let mut vm = context.machine(script)?.memory("1G").disk(&disk, "").start()?;
+
+fn a_guest_of_a_guest(context: &Context) -> anyhow::Result<()> {
+    let disk = disk_with_strata(context, OUTER, INNER, &[])?;
+    let mut vm = context.machine(OUTERMOST)?.memory("1G").disk(&disk, "").start()?;
     ensure!(vm.guest_value("kvm")? == "/dev/kvm", "the guest has no KVM of its own");
     vm.guest("init")?;
     vm.guest("inner disk 8192")?;
@@ -55,8 +59,17 @@ fn nested_is_on() -> bool {
     })
 }
 
-/// An ext4 image with busybox, the programs with their libraries, the kernel and an initramfs.
-fn disk_with_strata(context: &Context) -> anyhow::Result<PathBuf> {
+/// An ext4 image with busybox, the programs with their libraries, the kernel, `outer` as the outer guest's process 1 and
+/// an initramfs that runs `inner`, with `files` in it.
+fn disk_with_strata(
+    context: &Context,
+    outer: &str,
+    inner: &str,
+    files: &[(&str, u32, Vec<u8>)],
+) -> anyhow::Result<PathBuf> {
+    if !nested_is_on() {
+        return Err(skip(format!("nested virtualization is off on this host ({})", Kvm::probe())));
+    }
     let root = context.file("root");
     for dir in ["bin", "proc", "sys", "dev", "run", "tmp", "etc", "strata"] {
         fs::create_dir_all(root.join(dir))?;
@@ -67,7 +80,7 @@ fn disk_with_strata(context: &Context) -> anyhow::Result<PathBuf> {
     {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name))?;
     }
-    fs::write(root.join("outer.sh"), OUTER)?;
+    fs::write(root.join("outer.sh"), outer)?;
     fs::set_permissions(root.join("outer.sh"), fs::Permissions::from_mode(0o755))?;
     let mut needed = BTreeSet::new();
     for name in ["strata", "vmm", "vhost-blk"] {
@@ -84,7 +97,7 @@ fn disk_with_strata(context: &Context) -> anyhow::Result<PathBuf> {
         fs::copy(&library, copy)?;
     }
     fs::copy(context.place.guest_vmlinuz(), root.join("strata/vmlinuz"))?;
-    guest::initrd(&context.place, &root.join("strata/initrd"), INNER, &[])?;
+    guest::initrd(&context.place, &root.join("strata/initrd"), inner, files)?;
     let image = context.file("outer.img");
     let mut mke2fs = tool::command("mke2fs");
     mke2fs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&root).arg(&image).arg("96M");

@@ -56,14 +56,12 @@ impl Count {
     /// # Errors
     /// If the histograms cannot be read.
     pub fn so_far(&self) -> anyhow::Result<Exits> {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let vmx = cpuinfo.lines().any(|line| line.starts_with("flags") && line.contains(" vmx"));
         let [by_code, user, timer] = EVENTS.map(|(event, _, key)| -> anyhow::Result<_> {
             let path = self.events.join(event).join("hist");
             let text = fs::read_to_string(path).context("cannot read the exit histogram")?;
             Ok(parse(&text, key))
         });
-        Ok(Exits { by_code: by_code?, user: user?, timer: timer?, vmx })
+        Ok(Exits { by_code: by_code?, user: user?, timer: timer?, vmx: has_vmx() })
     }
 
     fn trigger(&self, event: &str, text: &str) -> anyhow::Result<()> {
@@ -75,6 +73,11 @@ impl Count {
             let _ = self.trigger(event, &format!("!{trigger}"));
         }
     }
+}
+
+fn has_vmx() -> bool {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpuinfo.lines().any(|line| line.starts_with("flags") && line.contains(" vmx"))
 }
 
 /// The folder of KVM's tracepoints.
@@ -105,6 +108,11 @@ impl Serialize for Exits {
 }
 
 impl Exits {
+    /// From a histogram of `kvm_exit` that was read in a guest of this host, of its own guests.
+    pub fn of_histogram(text: &str) -> Self {
+        Self { by_code: parse(text, "exit_reason:"), vmx: has_vmx(), ..Self::default() }
+    }
+
     /// Exits that the guest caused.
     pub fn total(&self) -> u64 {
         self.by_code.iter().filter(|(code, _)| **code != self.host_interrupt()).map(|(_, count)| count).sum()
@@ -187,6 +195,10 @@ const SVM: &[(u64, &str)] = &[
     (0x7f, "shutdown"),
     (0x80, "VMRUN"),
     (0x81, "hypercall"),
+    (0x82, "VMLOAD"),
+    (0x83, "VMSAVE"),
+    (0x84, "STGI"),
+    (0x85, "CLGI"),
     (0x89, "WBINVD"),
     (0x8d, "XSETBV"),
     (0x400, "nested page fault"),

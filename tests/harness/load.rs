@@ -16,7 +16,7 @@ use crate::programs::Programs;
 use crate::strata::{Machine, Running};
 
 /// What the guest runs: each line that is typed.
-const SCRIPT: &str = "
+pub const SCRIPT: &str = "
 ip link set lo up
 [ -e /sys/class/net/eth0 ] && { ip addr add 10.77.0.2/24 dev eth0; ip link set eth0 up; }
 say under load
@@ -39,6 +39,19 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// From what a load said at its end: how many operations, in how many nanoseconds.
+    ///
+    /// # Errors
+    /// If it said something else.
+    pub fn said(load: &str, unit: &'static str, said: &str, exits: Exits) -> anyhow::Result<Self> {
+        let mut numbers = said.split_whitespace().map(str::parse::<f64>);
+        let mut number = || numbers.next().context("too few numbers")?.context("no number");
+        let (operations, nanos) = number()
+            .and_then(|count| Ok((count, number()?)))
+            .with_context(|| format!("the load said: {said}"))?;
+        Ok(Self { load: load.to_owned(), operations, unit, seconds: nanos / 1e9, exits })
+    }
+
     /// Exits of one operation; host interrupts are left out.
     pub fn each(&self) -> f64 {
         self.exits.total() as f64 / self.operations
@@ -134,13 +147,7 @@ impl Loaded {
         let before = self.count.so_far()?;
         self.tell("")?;
         let said = self.vm.guest_value("did")?;
-        let exits = self.count.so_far()?.since(&before);
-        let mut numbers = said.split_whitespace().map(str::parse::<f64>);
-        let mut number = || numbers.next().context("too few numbers")?.context("no number");
-        let (operations, nanos) = number()
-            .and_then(|count| Ok((count, number()?)))
-            .with_context(|| format!("the load said: {said}"))?;
-        Ok(Measured { load: load.to_owned(), operations, unit, seconds: nanos / 1e9, exits })
+        Measured::said(load, unit, &said, self.count.so_far()?.since(&before))
     }
 
     /// Counts while the guest does nothing for `time`.
