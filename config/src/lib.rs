@@ -14,6 +14,7 @@
 //! Nothing here looks at the host: whether a kernel exists or a tap is there is for those who open them.
 
 mod backend;
+mod change;
 mod check;
 mod compact;
 mod entry;
