@@ -63,7 +63,8 @@ fn devices() -> Option<Vec<PciDevice>> {
     let features = strata_fuzz::FEATURES;
     let identity = Identity { device_id: 2, features, queue_sizes: vec![256; 300], config_size: 60 };
     let strict = Strict { identity, running: vec![false; 300], settled: false };
-    let disk = PciDevice { id: "disk0".into(), notifier: Notifier::new(), device: Box::new(strict) };
+    let disk =
+        PciDevice { id: "disk0".into(), notifier: Notifier::new(), device: Box::new(strict), slot: None };
     Some(vec![console, disk])
 }
 

@@ -74,7 +74,7 @@ impl Console {
             config_size: 4,
         };
         let console = Self { identity, hub, size: size.clone(), receive: None, transmit: None };
-        (PciDevice { id, notifier, device: Box::new(console) }, size)
+        (PciDevice { id, notifier, device: Box::new(console), slot: None }, size)
     }
 }
 

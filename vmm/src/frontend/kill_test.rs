@@ -293,3 +293,30 @@ fn rings_begun_while_nobody_is_there_lose_nothing_afterwards() {
     scene.work(200);
     scene.finish();
 }
+
+/// A device that is to go while its backend is dead: what was in flight and what was not yet taken is answered with an
+/// error, each request once.
+#[test]
+fn a_dead_backends_last_answers_are_one_for_each_request() {
+    let mut failed = 0;
+    for round in 0..10 {
+        let mut scene = Scene::new();
+        scene.work(100 + 13 * round);
+        scene.load.post();
+        scene.kill();
+        scene.handle.leave(true);
+        let load = &mut scene.load;
+        while !load.posted.is_empty() {
+            let (head, written) = load.queue.wait(LIMIT).expect("a request was lost");
+            load.posted.remove(&head).expect("answered twice");
+            let mut answer = [0; 16];
+            load.memory.read_at(0x10000 + load.slot_of[&head] * 64 + 32, &mut answer).unwrap();
+            assert!(written == 16 && matches!(answer[15], 1 | 0xff), "{written} {answer:?}");
+            failed += u32::from(answer[15] == 1);
+        }
+        // The monitor goes on looking, and finds nothing.
+        assert_eq!(load.queue.wait(Duration::from_millis(100)), None);
+        assert!(scene.device.stop_queue(0).is_some());
+    }
+    assert!(failed > 0, "none was in flight");
+}

@@ -22,6 +22,7 @@ use strata_virtio::vring::signal;
 use vhost::vhost_user::message::FrontendReq as Req;
 
 use super::kind::{Kind, Offer, OfferError};
+use super::last;
 use super::seen::Seen;
 use super::session::{self, Inflight, RingAddresses, Session, SessionError};
 use super::stall::Stalls;
@@ -125,6 +126,43 @@ impl Link {
             && let Some(session) = self.session.take()
         {
             self.lose(session, "it closed the connection");
+        }
+    }
+
+    /// Ends the connection: the backend is to have nothing to do with the device any more.
+    pub(super) fn part(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.lose(session, "the device is to go");
+        }
+    }
+
+    /// Answers what the driver waits for with errors: nobody else will.
+    pub(super) fn answer_with_errors(&mut self) {
+        if self.session.is_some() {
+            return;
+        }
+        self.await_parting();
+        // Once: afterwards nothing is in flight any more, and a backend that comes after all begins with a new region.
+        let region = self.inflight.take().and_then(|region| last::copy(&region));
+        for index in 0..self.offer.queues {
+            self.end_ring(index, region.as_ref());
+        }
+    }
+
+    /// Answers what waits in one ring, if the device is of a kind whose errors are known.
+    fn end_ring(&self, index: u16, region: Option<&strata_virtio::inflight::Inflight>) {
+        let Some(Some(ring)) = self.rings.get(usize::from(index)) else { return };
+        if !self.kind.answers(index, self.offer.queues) {
+            return;
+        }
+        let (features, memory) = (self.accepted.unwrap_or_default(), &self.memory);
+        let last =
+            last::Ring { index, size: ring.size, at: ring.at, call: ring.call.as_fd(), features, memory };
+        if let Err(error) = last.answer(self.used_index(ring), region)
+            && EVENTS.allow()
+        {
+            let error = crate::pci::causes(&error);
+            tracing::warn!(device = self.id, queue = index, error, "requests cannot be answered with errors");
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod feature;
 mod kind;
+mod last;
 mod link;
 mod monitor;
 mod seen;
@@ -29,6 +30,7 @@ use strata_virtio::vring::signal;
 
 use crate::pci::{Notifier, PciDevice};
 pub use kind::{Kind, OfferError};
+use last::Leaving;
 use link::Link;
 use seen::Seen;
 pub use seen::{Hook, Stall};
@@ -128,6 +130,9 @@ struct Shared {
     /// Wakes the monitor: the connection was found lost by somebody else.
     wake: OwnedFd,
     err: Arc<OwnedFd>,
+    leaving: Leaving,
+    /// Ends the wait for the first answer of a backend that has not returned yet.
+    hurry: Arc<OwnedFd>,
 }
 
 impl Shared {
@@ -200,6 +205,26 @@ impl Handle {
         self.0.seen.trouble()
     }
 
+    /// The guest is asked to let go of it: what it waits for is answered with errors once its backend has been gone for
+    /// a while, or from now on (`now`), so that its driver can come to an end.
+    pub fn leave(&self, now: bool) {
+        self.0.leaving.set(Some(now));
+        let mut link = self.0.link();
+        if now {
+            link.part();
+            link.answer_with_errors();
+        }
+        if link.session.is_none() {
+            signal(&self.0.hurry);
+        }
+        signal(&self.0.wake);
+    }
+
+    /// The guest keeps it.
+    pub fn stay(&self) {
+        self.0.leaving.set(None);
+    }
+
     /// The ring that has held requests longest without one being answered.
     #[must_use]
     pub fn stall(&self) -> Option<Stall> {
@@ -229,7 +254,7 @@ pub fn connect(
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         EventFd::from_flags(flags).map(OwnedFd::from).map_err(|errno| system(errno.into()))
     };
-    let (stop, err, wake) = (Arc::new(event()?), Arc::new(event()?), event()?);
+    let (stop, err, wake, hurry) = (Arc::new(event()?), Arc::new(event()?), event()?, Arc::new(event()?));
 
     let start = Instant::now();
     let mut queue_size = queue_size;
@@ -288,6 +313,8 @@ pub fn connect(
         stop,
         wake,
         err,
+        leaving: Leaving::default(),
+        hurry,
     });
     let watching = Arc::clone(&shared);
     let monitor = std::thread::Builder::new()
@@ -296,7 +323,7 @@ pub fn connect(
         .map_err(|source| FrontendError::System { id: id.clone(), source })?;
     let handle = Handle(Arc::clone(&shared));
     let device = Frontend { identity, shared, monitor: Some(monitor) };
-    Ok((PciDevice { id, notifier, device: Box::new(device) }, handle))
+    Ok((PciDevice { id, notifier, device: Box::new(device), slot: None }, handle))
 }
 
 impl Frontend {
@@ -356,6 +383,7 @@ impl Device for Frontend {
 impl Drop for Frontend {
     fn drop(&mut self) {
         signal(&self.shared.stop);
+        signal(&self.shared.hurry);
         signal(&self.shared.wake);
         if let Some(monitor) = self.monitor.take() {
             let _ = monitor.join();
@@ -368,10 +396,12 @@ impl Drop for Frontend {
 #[cfg(test)]
 mod kill_test;
 #[cfg(test)]
+mod last_test;
+#[cfg(test)]
 mod liar_test;
 #[cfg(test)]
 mod qemu_test;
 #[cfg(test)]
-mod reference_test;
+pub(crate) mod reference_test;
 #[cfg(test)]
 mod stand_test;

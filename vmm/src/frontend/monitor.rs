@@ -14,10 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use strata_virtio::limit::Throttle;
 use vhost::vhost_user::message::BackendReq;
 
-use super::Shared;
 use super::kind::{OfferError, warn_untracked};
 use super::session::{ANSWER, Session, SessionError};
 use super::wire::{Limit, NEED_REPLY, Wire, WireError};
+use super::{Shared, is_readable, last};
 use crate::pci::causes;
 
 /// Between two attempts to connect.
@@ -150,6 +150,11 @@ fn fetch_back(shared: &Shared) {
     let mut refused = String::new();
     let mut given_up: u32 = 0;
     while !shared.is_stopping() {
+        if shared.leaving.has_come(since) {
+            shared.link().answer_with_errors();
+            shared.pause(last::PAUSE);
+            continue;
+        }
         match attempt(shared) {
             Ok(()) => {
                 if EVENTS.allow() {
@@ -159,6 +164,10 @@ fn fetch_back(shared: &Shared) {
                 return;
             }
             Err(Failed::Connect) => shared.pause(RETRY),
+            // It was to hear that the device is to go.
+            Err(Failed::Offer(_)) if is_readable(&shared.hurry, Duration::ZERO) && !shared.is_stopping() => {
+                drain(&shared.hurry);
+            }
             Err(Failed::Offer(error)) => {
                 let text = causes(&error);
                 // The connection's own troubles are those of a backend that is still dying.
@@ -199,9 +208,9 @@ enum Failed {
 fn attempt(shared: &Shared) -> Result<(), Failed> {
     let stream = UnixStream::connect(&shared.path).map_err(|_| Failed::Connect)?;
     // A supervisor keeps the listening socket open, so this may be the backlog of a backend yet to be started.
-    let patience = shared.give_up;
+    let patience = shared.leaving.patience().or(shared.give_up);
     let offer_failed = |error: SessionError| Failed::Offer(error.into());
-    let mut session = Session::open(stream, &shared.stop, patience).map_err(offer_failed)?;
+    let mut session = Session::open(stream, &shared.hurry, patience).map_err(offer_failed)?;
     let kind = shared.kind;
     let offer = kind.offer(&mut session, shared.asked, shared.queue_size).map_err(Failed::Offer)?;
     warn_untracked(&shared.id, kind, offer.inflight);

@@ -22,7 +22,7 @@ const BLK_MQ: u64 = 1 << 12;
 const BLK_WCE: u64 = 1 << 11;
 
 /// Fills every writable byte with 0x5a.
-pub(super) struct Filler {
+pub(crate) struct Filler {
     features: u64,
     config: Vec<u8>,
     largest_ring: usize,
@@ -41,7 +41,7 @@ fn config(sectors: u64, queues: u16) -> Vec<u8> {
 }
 
 impl Filler {
-    pub(super) fn new(sectors: u64, queues: u16) -> Self {
+    pub(crate) fn new(sectors: u64, queues: u16) -> Self {
         let features = F_VERSION_1 | F_EVENT_IDX | F_PROTOCOL_FEATURES | BLK_MQ | BLK_WCE;
         Self {
             features,
@@ -134,14 +134,14 @@ impl VhostUserBackend for Filler {
 }
 
 /// A running daemon; one connection.
-pub(super) struct Backend {
+pub(crate) struct Backend {
     pub(super) filler: Arc<Filler>,
-    pub(super) thread: Option<JoinHandle<()>>,
+    pub(crate) thread: Option<JoinHandle<()>>,
     shutdown: std::sync::mpsc::Receiver<ShutdownHandle>,
 }
 
 impl Backend {
-    pub(super) fn serve(listener: &UnixListener, filler: Filler) -> Self {
+    pub(crate) fn serve(listener: &UnixListener, filler: Filler) -> Self {
         let filler = Arc::new(filler);
         let listener = listener.try_clone().unwrap();
         let (sender, shutdown) = std::sync::mpsc::channel();
@@ -157,7 +157,7 @@ impl Backend {
     }
 
     /// Breaks the connection, as death does.
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.shutdown.recv_timeout(LIMIT).unwrap().shutdown();
         self.thread.take().unwrap().join().unwrap();
     }

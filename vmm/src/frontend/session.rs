@@ -69,11 +69,11 @@ impl SessionError {
 /// The region in which a backend notes what it works on. Ours to keep when the backend dies.
 #[derive(Debug)]
 pub(super) struct Inflight {
-    size: u64,
-    offset: u64,
-    queues: u16,
-    depth: u16,
-    fd: OwnedFd,
+    pub(super) size: u64,
+    pub(super) offset: u64,
+    pub(super) queues: u16,
+    pub(super) depth: u16,
+    pub(super) fd: OwnedFd,
 }
 
 /// Where a ring lies, in guest-physical addresses.

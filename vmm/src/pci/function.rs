@@ -77,15 +77,24 @@ impl Function {
         Ok(this)
     }
 
-    /// Resets, gives back all numbers, and disappears from the shadow.
-    pub(super) fn retire(mut self) -> (String, Box<dyn Device>) {
+    /// Disappears from the shadow, before anything that takes time; then resets, and gives back all numbers. The
+    /// registers at their home read as `left` from now on.
+    pub(super) fn retire(mut self, left: u8) -> (String, Box<dyn Device>) {
+        self.shadow.fill(self.place.config, 0x1000, 0xff);
+        self.shadow.fill(self.place.registers, BAR_SIZE as usize, left);
+        // What is shown no more is not painted either.
+        self.window = 0..0;
+        self.shown = false;
         self.virtio.reset(self.wiring.as_ref());
         self.msix.control(false, false);
         self.settle();
         self.msix.release(self.wiring.as_ref());
-        self.shadow.fill(self.place.config, 0x1000, 0xff);
-        self.shadow.fill(self.place.registers, BAR_SIZE as usize, 0xff);
         self.virtio.into_parts()
+    }
+
+    /// The device's name.
+    pub(super) fn id(&self) -> &str {
+        self.virtio.id()
     }
 
     /// Where `bar` answers now.

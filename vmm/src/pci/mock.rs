@@ -115,7 +115,7 @@ impl Rig {
                 let notifier = Notifier::new();
                 seen.push(saw);
                 notifiers.push(notifier.clone());
-                PciDevice { id: format!("disk{index}"), notifier, device: Box::new(mock) }
+                PciDevice { id: format!("disk{index}"), notifier, device: Box::new(mock), slot: None }
             })
             .collect();
         let shadow = Arc::new(Shadow::anonymous().unwrap());

@@ -1,7 +1,7 @@
 //! The guest's PCI bus: one root bus, one function per virtio device at 00:01.0, 00:02.0, ...
 //!
-//! Made by the machine, called by vCPU threads for the accesses that come to us, and by a thread of its own
-//! for what devices have to say. There is no host bridge function: none is needed behind ACPI's PNP0A08, and
+//! Made by the machine, called by vCPU threads for the accesses that come to us, by a thread of its own
+//! for what devices have to say, and by the machine's owner when a device comes or goes (`hotplug.rs`). There is no host bridge function: none is needed behind ACPI's PNP0A08, and
 //! a kernel would spend 14 exits on sizing the BARs it does not have.
 //!
 //! ```text
@@ -18,6 +18,7 @@
 mod bytes;
 mod config;
 mod function;
+mod hotplug;
 mod layout;
 mod msix;
 mod notify;
@@ -35,7 +36,7 @@ use std::thread::JoinHandle;
 use strata_virtio::device::Device;
 use strata_virtio::memory::Memory;
 
-use function::{Function, Place};
+use function::Function;
 use layout::{BAR_SIZE, DOORBELLS, REGISTERS};
 use notify::Event;
 pub use notify::Notifier;
@@ -76,6 +77,12 @@ pub enum PciError {
     /// Too many devices.
     #[error("{0} devices; the PCI bus has room for {DEVICES_MAX}")]
     Devices(usize),
+    /// No room, or not where it has to be.
+    #[error("device {id}: no slot of the PCI bus is free; it has {DEVICES_MAX}")]
+    Full {
+        /// Which device.
+        id: String,
+    },
     /// A device with no queues or too many.
     #[error("device {id}: {queues} queues; 1 to {} are possible", layout::QUEUES_MAX)]
     Queues {
@@ -105,6 +112,9 @@ pub struct PciDevice {
     pub notifier: Notifier,
     /// The device.
     pub device: Box<dyn Device>,
+    /// Its slot, 1 to 31, where it has had one: a guest that reboots finds it there again. `None`: the first that is
+    /// free.
+    pub slot: Option<u8>,
 }
 
 impl std::fmt::Debug for PciDevice {
@@ -113,9 +123,15 @@ impl std::fmt::Debug for PciDevice {
     }
 }
 
-struct Slot {
-    function: Mutex<Function>,
+/// A function and what its device speaks up through.
+struct Occupant {
+    function: Function,
     notifier: Notifier,
+}
+
+/// A place on the bus, with a device in it or not.
+struct Slot {
+    occupant: Mutex<Option<Occupant>>,
     /// Where each BAR answers, [`NOWHERE`] if it does not; to find the function without locking them all.
     bars: [AtomicU64; 2],
 }
@@ -123,14 +139,23 @@ struct Slot {
 const NOWHERE: u64 = u64::MAX;
 
 impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Function> {
-        self.function.lock().unwrap_or_else(PoisonError::into_inner)
+    fn empty() -> Self {
+        Self { occupant: Mutex::new(None), bars: [AtomicU64::new(NOWHERE), AtomicU64::new(NOWHERE)] }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Occupant>> {
+        self.occupant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(&self, function: &Function) {
         for (bar, at) in (0..).zip(&self.bars) {
             at.store(function.decoded(bar).unwrap_or(NOWHERE), Ordering::Release);
         }
+    }
+
+    /// Answers nowhere any more.
+    fn hide(&self) {
+        self.bars.iter().for_each(|at| at.store(NOWHERE, Ordering::Release));
     }
 
     /// Which BAR has the access, and where in it.
@@ -145,14 +170,19 @@ impl Slot {
 
 /// The bus.
 pub struct Pci {
+    /// Slot 1 is the first.
     slots: Arc<Vec<Slot>>,
     shadow: Arc<Shadow>,
     events: Sender<Event>,
     thread: Option<JoinHandle<()>>,
+    windows: PciWindows,
+    wiring: Arc<dyn Wiring>,
+    memory: Arc<Memory>,
 }
 
 impl Pci {
-    /// Puts `devices` on a new bus, in their order. All are in the state after power-on.
+    /// Puts `devices` on a new bus: those that had a slot there, the others in their order where there is room. All are
+    /// in the state after power-on.
     ///
     /// `shadow` is fresh or was given back by [`Pci::into_devices`]'s bus; `memory` is where rings are.
     ///
@@ -168,7 +198,7 @@ impl Pci {
         if devices.len() > DEVICES_MAX {
             return Err(PciError::Devices(devices.len()));
         }
-        let room = (devices.len() as u64 + 1) * u64::from(BAR_SIZE);
+        let room = (DEVICES_MAX as u64 + 1) * u64::from(BAR_SIZE);
         let PciWindows { ecam_base, mmio32 } = windows;
         if ecam_base % SHADOW_SIZE as u64 != 0
             || ecam_base.saturating_add(SHADOW_SIZE as u64) > 1 << 32
@@ -178,32 +208,21 @@ impl Pci {
         {
             return Err(PciError::Windows(windows.clone()));
         }
-        let reach = mmio32.start.min(windows.registers().start)..mmio32.end.max(windows.registers().end);
         shadow.fill(0, SHADOW_SIZE, 0xff);
-        let mut slots = Vec::new();
-        for (number, PciDevice { id, notifier, device }) in (1_u32..).zip(devices) {
-            let offset = number * BAR_SIZE;
-            let place = Place {
-                config: number as usize * SLOT,
-                bars: [windows.registers().start as u32 + offset, mmio32.start as u32 + offset],
-                registers: ECAM_SIZE as usize + offset as usize,
-            };
-            let outside = (Arc::clone(&wiring), Arc::clone(&shadow));
-            let function = Function::new(id, device, Arc::clone(memory), (place, reach.clone()), outside)?;
-            let bars = [AtomicU64::new(NOWHERE), AtomicU64::new(NOWHERE)];
-            slots.push(Slot { function: Mutex::new(function), notifier, bars });
-        }
-        let slots = Arc::new(slots);
+        let slots: Arc<Vec<Slot>> = Arc::new((0..DEVICES_MAX).map(|_| Slot::empty()).collect());
         let (events, inbox) = channel();
         let listening = Arc::clone(&slots);
         let thread = std::thread::Builder::new()
             .name("pci-events".into())
             .spawn(move || listen(&listening, &inbox))
             .map_err(PciError::Thread)?;
-        for (index, slot) in slots.iter().enumerate() {
-            slot.notifier.connect(events.clone(), index);
+        let (thread, memory, windows) = (Some(thread), Arc::clone(memory), windows.clone());
+        let this = Self { slots, shadow, events, thread, windows, wiring, memory };
+        let (placed, new): (Vec<_>, Vec<_>) = devices.into_iter().partition(|device| device.slot.is_some());
+        for device in placed.into_iter().chain(new) {
+            this.insert(device)?;
         }
-        Ok(Self { slots, shadow, events, thread: Some(thread) })
+        Ok(this)
     }
 
     /// What the guest reads without exits: to be mapped read-only at `ecam_base`, [`SHADOW_SIZE`] bytes.
@@ -219,10 +238,11 @@ impl Pci {
         let Some(slot) = (offset / SLOT).checked_sub(1).and_then(|index| self.slots.get(index)) else {
             return;
         };
-        if offset % SLOT < 0x1000 {
-            let mut function = slot.lock();
+        if offset % SLOT < 0x1000
+            && let Some(Occupant { function, .. }) = &mut *slot.lock()
+        {
             function.write_config(offset % SLOT, data);
-            slot.publish(&function);
+            slot.publish(function);
         }
     }
 
@@ -234,18 +254,25 @@ impl Pci {
         }
     }
 
-    /// A guest's read at an address in the BAR windows that came to us; all ones where no BAR answers.
+    /// A guest's read at an address in the BAR windows that came to us; all ones where no BAR answers, zero where one
+    /// did whose device was taken away by force (`hotplug.rs` says why).
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
-        match self.find(address) {
-            Some((slot, bar, offset)) => slot.lock().read_bar(bar, offset, data),
-            None => data.fill(0xff),
+        let Some((slot, bar, offset)) = self.find(address) else {
+            data.fill(0xff);
+            return;
+        };
+        match &mut *slot.lock() {
+            Some(Occupant { function, .. }) => function.read_bar(bar, offset, data),
+            None => data.fill(0),
         }
     }
 
     /// A guest's write at an address in the BAR windows that came to us.
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
-        if let Some((slot, bar, offset)) = self.find(address) {
-            slot.lock().write_bar(bar, offset, data);
+        if let Some((slot, bar, offset)) = self.find(address)
+            && let Some(Occupant { function, .. }) = &mut *slot.lock()
+        {
+            function.write_bar(bar, offset, data);
         }
     }
 
@@ -257,20 +284,14 @@ impl Pci {
     #[must_use]
     pub fn into_devices(mut self) -> Vec<PciDevice> {
         self.stop();
-        let slots = Arc::try_unwrap(std::mem::take(&mut self.slots)).unwrap_or_default();
-        slots
-            .into_iter()
-            .map(|slot| {
-                let function = slot.function.into_inner().unwrap_or_else(PoisonError::into_inner);
-                let (id, device) = function.retire();
-                PciDevice { id, notifier: slot.notifier, device }
-            })
-            .collect()
+        (1..=DEVICES_MAX as u8).filter_map(|slot| self.take(slot)).collect()
     }
 
     fn stop(&mut self) {
         for slot in self.slots.iter() {
-            slot.notifier.disconnect();
+            if let Some(Occupant { notifier, .. }) = &*slot.lock() {
+                notifier.disconnect();
+            }
         }
         let _ = self.events.send(Event::Stop);
         if let Some(thread) = self.thread.take() {
@@ -288,9 +309,10 @@ impl Drop for Pci {
 /// Hears what devices have to say, until the bus goes away.
 fn listen(slots: &[Slot], inbox: &Receiver<Event>) {
     while let Ok(Event::Signalled(index)) = inbox.recv() {
-        if let Some(slot) = slots.get(index) {
-            let mut function = slot.lock();
-            function.attend(slot.notifier.take());
+        if let Some(slot) = slots.get(index)
+            && let Some(Occupant { function, notifier }) = &mut *slot.lock()
+        {
+            function.attend(notifier.take());
         }
     }
 }
@@ -301,6 +323,8 @@ const _: () = assert!(REGISTERS == 0 && DOORBELLS == 1);
 mod enumerate_test;
 #[cfg(test)]
 mod hostile_test;
+#[cfg(test)]
+mod hotplug_test;
 #[cfg(test)]
 pub(crate) mod mock;
 #[cfg(test)]

@@ -75,6 +75,10 @@ impl Transport {
         })
     }
 
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(super) fn into_parts(self) -> (String, Box<dyn Device>) {
         (self.id, self.device)
     }
