@@ -4,8 +4,8 @@
 //! Stands in for vmm, vhost-blk and vhost-net in the launcher's tests, under whichever of these names it is
 //! called. How it behaves is in the environment:
 //!
-//! - `FAKE_VMM`: `serve` (the default), `deaf` (no power button), `fail:TEXT` (says TEXT, exit status 1),
-//!   `mute` (stays, but has no control socket).
+//! - `FAKE_VMM`: `serve` (the default), `deaf` (no power button; its guest lets go of nothing), `fail:TEXT` (says TEXT,
+//!   exit status 1), `mute` (stays, but has no control socket).
 //! - `FAKE_BACKEND`: `serve` (the default), `fail:TEXT`, `refuse:TEXT` (as for a wrong flag), `flap` (serves a client, then exits with 3).
 //! - `FAKE_ARGS`: a folder to write the arguments to, one file per process.
 //! - Files beside the program's own: `PROGRAM.capabilities` is what --print-capabilities prints, `PROGRAM.smaller` has
@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use strata_config::{DiskSource, Machine};
 use strata_ipc::{
-    Control, DeviceState, DeviceStatistics, DeviceStatus, MachineState, Refused, Statistics, Status,
+    Control, DeviceState, DeviceStatistics, DeviceStatus, MachineState, NewDevice, Refused, Statistics,
+    Status, Unplug,
 };
 
 fn main() {
@@ -99,11 +100,13 @@ fn backend(fd: i32) {
 }
 
 struct Fake {
+    folder: PathBuf,
     machine: Machine,
     deaf: bool,
     state: Mutex<MachineState>,
     devices: Mutex<Vec<DeviceStatus>>,
     losses: Mutex<std::collections::BTreeMap<String, u64>>,
+    own: std::sync::Weak<Self>,
 }
 
 fn exit_soon() {
@@ -150,6 +153,32 @@ impl Control for Fake {
         let (ours, theirs) = UnixStream::pair().unwrap();
         std::thread::spawn(move || console(ours));
         Ok(theirs.into())
+    }
+    fn unplug(&self, device: &str, how: Unplug) -> Result<(), Refused> {
+        let mut devices = self.devices.lock().unwrap();
+        let Some(index) = devices.iter().position(|it| it.id == device) else {
+            return Err(Refused::new(format!("there is no device {device}")));
+        };
+        let stays = match how {
+            Unplug::Ask | Unplug::Fail => self.deaf,
+            Unplug::Take => false,
+            Unplug::Keep => true,
+        };
+        if stays {
+            devices.get_mut(index).unwrap().leaving = how != Unplug::Keep;
+        } else {
+            devices.remove(index);
+        }
+        Ok(())
+    }
+    fn plug(&self, new: &NewDevice) -> Result<(), Refused> {
+        let NewDevice { device, kind, .. } = new;
+        let status =
+            DeviceStatus { slot: Some(9), ..DeviceStatus::new(device, kind, DeviceState::Waiting, 1) };
+        self.devices.lock().unwrap().push(status);
+        let (fake, id) = (self.own.upgrade().unwrap(), device.clone());
+        std::thread::spawn(move || frontend(&fake, &id));
+        Ok(())
     }
     fn statistics(&self) -> Statistics {
         let losses = self.losses.lock().unwrap();
@@ -203,14 +232,22 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
     let ids = disks.map(|disk| (&disk.id, "block")).chain(nets.map(|net| (&net.id, "net")));
     let devices: Vec<_> =
         ids.map(|(id, kind)| DeviceStatus::new(id.as_ref(), kind, DeviceState::Waiting, 1)).collect();
-    let sockets: Vec<_> = devices.iter().map(|device| run_dir.join(format!("{}.sock", device.id))).collect();
+    let ids: Vec<_> = devices.iter().map(|device| device.id.clone()).collect();
     let deaf = mode == "deaf";
     let state = Mutex::new(MachineState::Running);
-    let fake =
-        Arc::new(Fake { machine, deaf, state, devices: Mutex::new(devices), losses: Mutex::default() });
-    for (index, socket) in sockets.into_iter().enumerate() {
+    let (folder, devices) = (run_dir.to_owned(), Mutex::new(devices));
+    let fake = Arc::new_cyclic(|own| Fake {
+        folder,
+        machine,
+        deaf,
+        state,
+        devices,
+        losses: Mutex::default(),
+        own: own.clone(),
+    });
+    for id in ids {
         let fake = Arc::clone(&fake);
-        std::thread::spawn(move || frontend(&fake, index, &socket));
+        std::thread::spawn(move || frontend(&fake, &id));
     }
     if let Some(fd) = console_fd {
         // SAFETY: the launcher gave us this descriptor and nothing else here uses it.
@@ -221,27 +258,38 @@ fn vmm(machine: &str, run_dir: &Path, console_fd: Option<String>) {
     runtime.block_on(strata_ipc::serve(listener, fake)).unwrap();
 }
 
-/// Connects for ever; the backend says `k` when it serves.
-fn frontend(fake: &Fake, index: usize, socket: &Path) {
+/// Connects for as long as there is the device; the backend says `k` when it serves.
+fn frontend(fake: &Fake, id: &str) {
     let set = |state, trouble: Option<&str>| {
         let mut devices = fake.devices.lock().unwrap();
-        let device = devices.get_mut(index).unwrap();
-        (device.state, device.trouble) = (state, trouble.map(str::to_owned));
-        device.id.clone()
+        if let Some(device) = devices.iter_mut().find(|device| device.id == id) {
+            (device.state, device.trouble) = (state, trouble.map(str::to_owned));
+        }
     };
     loop {
-        let mut stream = UnixStream::connect(socket).unwrap();
+        let there = fake.devices.lock().unwrap().iter().any(|device| device.id == id);
+        let Ok(mut stream) = UnixStream::connect(fake.folder.join(format!("{id}.sock"))) else { return };
+        if !there {
+            return;
+        }
         let mut word = [0];
         match stream.read(&mut word) {
             Ok(1) if word == *b"k" => {
                 set(DeviceState::Connected, None);
                 let _ = stream.write_all(b"n");
                 let _ = stream.read(&mut [0]);
-                let id = set(DeviceState::Lost, None);
-                *fake.losses.lock().unwrap().entry(id).or_default() += 1;
+                set(DeviceState::Lost, None);
+                *fake.losses.lock().unwrap().entry(id.to_owned()).or_default() += 1;
             }
             Ok(1) => {
-                set(DeviceState::Lost, Some("the backend that returned is smaller"));
+                let first = fake
+                    .devices
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .any(|it| it.id == id && it.state == DeviceState::Waiting);
+                let state = if first { DeviceState::Waiting } else { DeviceState::Lost };
+                set(state, Some("the backend that returned is smaller"));
                 std::thread::sleep(Duration::from_millis(20));
             }
             _ => {}

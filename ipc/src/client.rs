@@ -8,7 +8,7 @@ use std::time::Duration;
 use zlink::tokio::unix::{self, Connection};
 
 use crate::interface::{Calls, Error};
-use crate::types::{Statistics, Status};
+use crate::types::{NewDevice, Statistics, Status, Unplug};
 
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,23 @@ impl Client {
     /// [`ClientError`].
     pub async fn quit(&mut self) -> Result<(), ClientError> {
         answer(self.limit, self.connection.quit()).await.map(drop)
+    }
+
+    /// Takes a device away, as far as `how` says.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn unplug(&mut self, device: &str, how: Unplug) -> Result<(), ClientError> {
+        answer(self.limit, self.connection.unplug(device, how)).await.map(drop)
+    }
+
+    /// Takes a device into service.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn plug(&mut self, new: &NewDevice) -> Result<(), ClientError> {
+        let NewDevice { device, kind, queues, mac } = new;
+        answer(self.limit, self.connection.plug(device, kind, *queues, mac.as_deref())).await.map(drop)
     }
 
     /// A stream socket attached to the machine's console.

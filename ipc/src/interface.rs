@@ -15,7 +15,7 @@ use zlink::service::{HandleResult, Infallible, MethodReply, ReplyStreamItem};
 use zlink::{Call, Connection, proxy};
 
 use crate::instance;
-use crate::types::{Control, Refused, Statistics, Status};
+use crate::types::{Control, NewDevice, Refused, Statistics, Status, Unplug};
 
 /// The interface's name.
 pub const INTERFACE: &str = "io.strata.Machine";
@@ -85,6 +85,11 @@ impl Service {
             "io.strata.Machine.PowerOff" => done(self.0.power_off()),
             "io.strata.Machine.Reboot" => done(self.0.reboot()),
             "io.strata.Machine.Quit" => done(self.0.quit()),
+            "io.strata.Machine.Unplug" => {
+                let Leaving { device, how } = shaped(parameters, "device")?;
+                done(self.0.unplug(&device, how))
+            }
+            "io.strata.Machine.Plug" => done(self.0.plug(&shaped::<NewDevice>(parameters, "device")?)),
             "io.strata.Machine.Console" => Ok((json!({ "descriptor": 0 }), vec![self.0.console()?])),
             "org.varlink.service.GetInfo" => Ok((
                 json!({
@@ -121,6 +126,23 @@ fn value(answer: &impl Serialize) -> Answer {
 fn done(result: Result<(), Refused>) -> Answer {
     result?;
     Ok((json!({}), Vec::new()))
+}
+
+/// What `Unplug` is given.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Leaving {
+    device: String,
+    how: Unplug,
+}
+
+/// The parameters as a value; `name` is what an error names.
+fn shaped<T: serde::de::DeserializeOwned>(
+    parameters: &Map<String, Value>,
+    name: &str,
+) -> Result<T, WireError> {
+    serde_json::from_value(Value::Object(parameters.clone()))
+        .map_err(|_| WireError::service("InvalidParameter", json!({ "parameter": name })))
 }
 
 fn describe(parameters: &Map<String, Value>) -> Answer {
@@ -199,6 +221,14 @@ pub(crate) trait Calls {
     async fn power_off(&mut self) -> zlink::Result<Result<Nothing, Error>>;
     async fn reboot(&mut self) -> zlink::Result<Result<Nothing, Error>>;
     async fn quit(&mut self) -> zlink::Result<Result<Nothing, Error>>;
+    async fn unplug(&mut self, device: &str, how: Unplug) -> zlink::Result<Result<Nothing, Error>>;
+    async fn plug(
+        &mut self,
+        device: &str,
+        kind: &str,
+        queues: Option<u16>,
+        mac: Option<&str>,
+    ) -> zlink::Result<Result<Nothing, Error>>;
     #[zlink(return_fds)]
     async fn console(&mut self) -> zlink::Result<(Result<ConsoleReply, Error>, Vec<OwnedFd>)>;
 }

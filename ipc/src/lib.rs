@@ -21,6 +21,6 @@ pub use client::{Client, ClientError};
 pub use interface::{DESCRIPTION, INTERFACE};
 pub use server::{Limits, serve, serve_with};
 pub use types::{
-    Control, Counters, DeviceState, DeviceStatistics, DeviceStatus, MachineState, Refused, Statistics,
-    Status, VcpuStatistics,
+    Control, Counters, DeviceState, DeviceStatistics, DeviceStatus, MachineState, NewDevice, Refused,
+    Statistics, Status, Unplug, VcpuStatistics,
 };

@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    Client, ClientError, Control, DeviceState, DeviceStatus, Limits, MachineState, Refused, Statistics,
-    Status, VcpuStatistics, serve_with,
+    Client, ClientError, Control, DeviceState, DeviceStatus, Limits, MachineState, NewDevice, Refused,
+    Statistics, Status, Unplug, VcpuStatistics, serve_with,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -61,6 +61,15 @@ impl Control for Fake {
         (&ours).write_all(b"login: ").unwrap();
         drop(ours);
         Ok(theirs.into())
+    }
+    fn unplug(&self, device: &str, how: Unplug) -> Result<(), Refused> {
+        match (device, how) {
+            ("disk0", Unplug::Ask) => Ok(()),
+            _ => Err(Refused::new(format!("{device} {how:?}"))),
+        }
+    }
+    fn plug(&self, device: &NewDevice) -> Result<(), Refused> {
+        Err(Refused::new(format!("{device:?}")))
     }
     fn statistics(&self) -> Statistics {
         let counters = [("exits".to_owned(), 17)].into();
@@ -145,6 +154,13 @@ fn the_client_gets_what_the_machine_says() {
         assert_eq!(client.statistics().await.unwrap(), served.control.statistics());
         let refused = client.power_off().await.unwrap_err();
         assert!(matches!(&refused, ClientError::NotPossible(reason) if reason == "the guest has not booted"));
+        client.unplug("disk0", Unplug::Ask).await.unwrap();
+        let refused = client.unplug("disk0", Unplug::Take).await.unwrap_err();
+        assert!(matches!(&refused, ClientError::NotPossible(reason) if reason == "disk0 Take"));
+        let new =
+            NewDevice { device: "net0".into(), kind: "net".into(), queues: None, mac: Some("x".into()) };
+        let refused = client.plug(&new).await.unwrap_err();
+        assert!(matches!(refused, ClientError::NotPossible(reason) if reason == format!("{new:?}")));
         client.quit().await.unwrap();
         assert_eq!(served.control.quits.load(Ordering::SeqCst), 1);
     });
@@ -204,6 +220,21 @@ fn any_varlink_client_finds_the_interface() {
     assert_eq!(status["parameters"]["devices"][0]["state"], "connected");
     let refused = call(&mut stream, "io.strata.Machine.PowerOff", json!({}));
     assert_eq!(refused["error"], "io.strata.Machine.NotPossible");
+    for (method, parameters) in [
+        ("Unplug", json!({})),
+        ("Unplug", json!({ "device": 1, "how": "ask" })),
+        ("Unplug", json!({ "device": "disk0", "how": "at once" })),
+        ("Unplug", json!({ "device": "disk0", "how": "ask", "more": 1 })),
+        ("Plug", json!({ "device": "disk0" })),
+        ("Plug", json!({ "device": "disk0", "kind": "blk", "queues": 70_000 })),
+    ] {
+        send(
+            &mut stream,
+            &json!({ "method": format!("io.strata.Machine.{method}"), "parameters": parameters }),
+        );
+        let refused = receive(&mut stream);
+        assert_eq!(refused["error"], "org.varlink.service.InvalidParameter", "{method} {parameters}");
+    }
     assert_eq!(refused["parameters"]["reason"], "the guest has not booted");
 }
 

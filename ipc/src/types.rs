@@ -42,8 +42,50 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// [`Refused`] when the machine has no console or too many are attached.
     fn console(&self) -> Result<OwnedFd, Refused>;
+    /// Takes a device away, step by step as `how` says. What becomes of a request is seen in the status: the device is
+    /// `leaving`, then not there any more.
+    ///
+    /// # Errors
+    /// [`Refused`] when there is no such device, it cannot go, or the guest cannot be asked now.
+    fn unplug(&self, device: &str, how: Unplug) -> Result<(), Refused>;
+    /// Takes a device into service whose backend listens in the machine's folder, and tells the guest. It is `waiting`
+    /// until its backend has answered; if that cannot be used, it stays so, with `trouble`, until it is unplugged.
+    ///
+    /// # Errors
+    /// [`Refused`] when its name is taken, no slot is free, or what is said of it makes no sense.
+    fn plug(&self, device: &NewDevice) -> Result<(), Refused>;
     /// Counters since the start.
     fn statistics(&self) -> Statistics;
+}
+
+/// How a device is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unplug {
+    /// The guest is asked to let go of it.
+    Ask,
+    /// The same, and its requests are answered with errors from now on.
+    Fail,
+    /// It is taken away without the guest's consent.
+    Take,
+    /// The guest may keep it after all.
+    Keep,
+}
+
+/// A device to be taken into service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewDevice {
+    /// Its id, by which its backend's socket is found in the machine's folder.
+    pub device: String,
+    /// `blk` or `net`.
+    pub kind: String,
+    /// Queues, or pairs of a NIC; null: what the backend has.
+    #[serde(default)]
+    pub queues: Option<u16>,
+    /// A NIC's address.
+    #[serde(default)]
+    pub mac: Option<String>,
 }
 
 /// Why a machine does not do what it was asked, for a person to read.
@@ -123,6 +165,12 @@ pub struct DeviceStatus {
     /// Which ring that is.
     #[serde(default)]
     pub stalled_queue: Option<u32>,
+    /// Its slot on the PCI bus (00:SLOT.0 in the guest).
+    #[serde(default)]
+    pub slot: Option<u32>,
+    /// The guest has been asked to let go of it.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 impl DeviceStatus {
@@ -137,6 +185,8 @@ impl DeviceStatus {
             trouble,
             stalled_milliseconds,
             stalled_queue,
+            slot: None,
+            leaving: false,
         }
     }
 }

@@ -8,20 +8,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, sync_channel};
+use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use strata_ipc::{
-    Control, Counters, DeviceState, DeviceStatistics, DeviceStatus, Refused, Statistics, Status,
-    VcpuStatistics,
+    Control, Counters, DeviceState, DeviceStatistics, DeviceStatus, NewDevice, Refused, Statistics, Status,
+    Unplug, VcpuStatistics,
 };
 
 use crate::console::hub::Hub;
-use crate::frontend::{Handle, State};
+use crate::frontend::State;
 use crate::kvm::stats::Stats;
-use crate::machine::{Command, Event, Shared};
+use crate::machine::{Backend, Change, Command, Event, Member, Shared};
 
 /// How long the owner may take: longer than it waits for a vCPU to leave a device.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -45,50 +45,42 @@ pub struct Remote {
     shared: Arc<Shared>,
     // One request at a time; `Sender` is not to be shared between threads otherwise.
     owner: Mutex<Sender<Event>>,
-    backends: Vec<Handle>,
     console: Option<Arc<Hub>>,
 }
 
 impl Remote {
     /// Of these parts.
     #[must_use]
-    pub fn new(
-        facts: Facts,
-        shared: Arc<Shared>,
-        owner: Sender<Event>,
-        backends: Vec<Handle>,
-        console: Option<Arc<Hub>>,
-    ) -> Self {
-        Self { facts, shared, owner: Mutex::new(owner), backends, console }
+    pub fn new(facts: Facts, shared: Arc<Shared>, owner: Sender<Event>, console: Option<Arc<Hub>>) -> Self {
+        Self { facts, shared, owner: Mutex::new(owner), console }
     }
 
     fn ask(&self, command: Command) -> Result<(), Refused> {
+        self.send(|reply| Event::Command(command, reply))
+    }
+
+    fn change(&self, change: Change) -> Result<(), Refused> {
+        self.send(|reply| Event::Change(change, reply))
+    }
+
+    fn send(&self, event: impl FnOnce(SyncSender<Result<(), Refused>>) -> Event) -> Result<(), Refused> {
         let (reply, answer) = sync_channel(1);
         let gone = || Refused::new("the machine is ending");
         let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
-        owner.send(Event::Command(command, reply)).map_err(|_| gone())?;
+        owner.send(event(reply)).map_err(|_| gone())?;
         answer.recv_timeout(PATIENCE).map_err(|_| gone())?
     }
 }
 
 impl Control for Remote {
     fn status(&self) -> Status {
-        let internal =
-            self.console.iter().map(|_| DeviceStatus::new("console", "console", DeviceState::Internal, 2));
-        let backends = self.backends.iter().map(|device| {
-            let state = match device.state() {
-                State::Connected => DeviceState::Connected,
-                State::Lost => DeviceState::Lost,
-            };
-            let stall = device.stall();
-            DeviceStatus {
-                trouble: device.trouble(),
-                stalled_milliseconds: stall
-                    .map_or(0, |stall| u64::try_from(stall.time.as_millis()).unwrap_or(u64::MAX)),
-                stalled_queue: stall.map(|stall| stall.queue.into()),
-                ..DeviceStatus::new(device.id(), device.kind(), state, device.queues().into())
-            }
+        // The console is the first on the bus.
+        let internal = self.console.iter().map(|_| DeviceStatus {
+            slot: Some(1),
+            ..DeviceStatus::new("console", "console", DeviceState::Internal, 2)
         });
+        let members = self.shared.devices.all();
+        let backends = members.iter().map(seen);
         Status {
             name: self.facts.name.clone(),
             state: self.shared.state(),
@@ -120,6 +112,14 @@ impl Control for Remote {
         self.ask(Command::Quit)
     }
 
+    fn unplug(&self, device: &str, how: Unplug) -> Result<(), Refused> {
+        self.change(Change::Unplug(device.to_owned(), how))
+    }
+
+    fn plug(&self, device: &NewDevice) -> Result<(), Refused> {
+        self.change(Change::Plug(device.clone()))
+    }
+
     fn console(&self) -> Result<OwnedFd, Refused> {
         let hub = self.console.as_ref().ok_or_else(|| Refused::new("this machine has no console"))?;
         hub.attach().map_err(|error| Refused::new(error.to_string()))
@@ -139,7 +139,8 @@ impl Control for Remote {
         let vcpus = vcpus.collect();
         drop(meters);
         let lost = self.console.iter().map(|hub| ("console", vec![("bytes_lost", hub.lost())]));
-        let backends = self.backends.iter().map(|device| {
+        let members = self.shared.devices.all();
+        let backends = members.iter().filter_map(Member::handle).map(|device| {
             let (outage, longest) = device.outages();
             let counters = vec![
                 ("backend_losses", device.losses()),
@@ -154,6 +155,32 @@ impl Control for Remote {
         });
         Statistics { vm, vcpus, devices: devices.collect() }
     }
+}
+
+/// A device as its status shows it.
+fn seen(member: &Member) -> DeviceStatus {
+    let Member { id, slot, leaving, backend } = member;
+    let status = match backend {
+        Backend::Coming { kind, trouble, .. } => DeviceStatus {
+            trouble: trouble.clone(),
+            ..DeviceStatus::new(id, kind.name(), DeviceState::Waiting, 0)
+        },
+        Backend::There(device) => {
+            let state = match device.state() {
+                State::Connected => DeviceState::Connected,
+                State::Lost => DeviceState::Lost,
+            };
+            let stall = device.stall();
+            DeviceStatus {
+                trouble: device.trouble(),
+                stalled_milliseconds: stall
+                    .map_or(0, |stall| u64::try_from(stall.time.as_millis()).unwrap_or(u64::MAX)),
+                stalled_queue: stall.map(|stall| stall.queue.into()),
+                ..DeviceStatus::new(id, device.kind(), state, device.queues().into())
+            }
+        }
+    };
+    DeviceStatus { slot: slot.map(u32::from), leaving: *leaving, ..status }
 }
 
 fn counters(stats: Option<&Stats>) -> Counters {

@@ -10,7 +10,7 @@ use crate::machine::Meters;
 fn remote(owner: Sender<Event>) -> Remote {
     let facts = Facts { name: "web".into(), cpus: 2, memory: 512 << 20, backing: "memfd".into() };
     let hub = Arc::new(Hub::new(Terminal::default()).unwrap());
-    Remote::new(facts, Arc::default(), owner, Vec::new(), Some(hub))
+    Remote::new(facts, Arc::default(), owner, Some(hub))
 }
 
 #[test]

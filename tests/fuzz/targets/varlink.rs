@@ -13,7 +13,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use strata_ipc::blocking::{Failure, Interface, parameters, spawn};
-use strata_ipc::{Control, MachineState, Refused, Statistics, Status};
+use strata_ipc::{Control, MachineState, NewDevice, Refused, Statistics, Status, Unplug};
 
 struct Adder;
 
@@ -68,6 +68,12 @@ impl Control for Machine {
     }
     fn console(&self) -> Result<OwnedFd, Refused> {
         UnixStream::pair().map(|(one, _)| one.into()).map_err(|error| Refused::new(error.to_string()))
+    }
+    fn unplug(&self, device: &str, how: Unplug) -> Result<(), Refused> {
+        Err(Refused::new(format!("{device} {how:?}")))
+    }
+    fn plug(&self, device: &NewDevice) -> Result<(), Refused> {
+        Err(Refused::new(format!("{device:?}")))
     }
     fn statistics(&self) -> Statistics {
         Statistics::default()

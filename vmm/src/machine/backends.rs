@@ -14,11 +14,41 @@ use crate::pci::PciDevice;
 /// Descriptors of a ring, at most. The guest's driver uses what the device offers.
 const QUEUE_SIZE: u16 = 256;
 /// How long a backend may take to answer at the start.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks whether rings stand, at most.
 const LOOK: Duration = Duration::from_secs(1);
 /// Folders that hold everybody's sockets: of these only the one socket is shown to the vmm.
 const CROWDED: [&str; 6] = ["/", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm"];
+
+/// What the settings of all backends have in common, known before the sandbox hides the way to find it out.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    run_dir: PathBuf,
+    give_up: Option<Duration>,
+    look: Duration,
+}
+
+impl Place {
+    /// Of a machine's own backends, which listen in its folder.
+    ///
+    /// # Errors
+    /// The folder is not there.
+    pub(super) fn new(machine: &Machine, run_dir: &Path) -> Result<Self, MachineError> {
+        // Often enough that four looks fit into the time after which a backend counts as hung.
+        let look = machine.backend.hung_after.map_or(LOOK, |time| LOOK.min(time / 4));
+        Ok(Self { run_dir: real(run_dir)?, give_up: machine.backend.reset_after, look })
+    }
+
+    /// The settings of one of them.
+    pub(super) fn settings(&self, id: &str, kind: Kind, queues: Option<u16>) -> Settings {
+        self.elsewhere(id, self.run_dir.join(format!("{id}.sock")), kind, queues)
+    }
+
+    fn elsewhere(&self, id: &str, path: PathBuf, kind: Kind, queues: Option<u16>) -> Settings {
+        let (id, give_up, look) = (id.to_owned(), self.give_up, self.look);
+        Settings { id, path, kind, queues, queue_size: QUEUE_SIZE, give_up, look, hook: None }
+    }
+}
 
 /// The settings of all backends, in the machine file's order, and the paths through which they are reached.
 ///
@@ -26,38 +56,35 @@ const CROWDED: [&str; 6] = ["/", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/s
 /// A folder is not there.
 pub(super) fn settings(
     machine: &Machine,
-    run_dir: &Path,
+    place: &Place,
 ) -> Result<(Vec<Settings>, Vec<PathBuf>), MachineError> {
-    let run_dir = real(run_dir)?;
-    let mut visible = vec![run_dir.clone()];
-    let own = |id: &str| run_dir.join(format!("{id}.sock"));
-    let give_up = machine.backend.reset_after;
-    // Often enough that four looks fit into the time after which a backend counts as hung.
-    let look = machine.backend.hung_after.map_or(LOOK, |time| LOOK.min(time / 4));
+    let mut visible = vec![place.run_dir.clone()];
     let mut all = Vec::new();
-    let mut add = |id: &str, path: PathBuf, kind, queues| {
-        let id = id.to_owned();
-        all.push(Settings { id, path, kind, queues, queue_size: QUEUE_SIZE, give_up, look, hook: None });
-    };
     for disk in &machine.disks {
-        let (path, queues) = match &disk.source {
-            DiskSource::File { .. } => (own(disk.id.as_str()), Some(machine.disk_queues(disk))),
-            DiskSource::Socket(path) => (foreign(path, &mut visible)?, disk.queues),
-        };
-        add(disk.id.as_str(), path, Kind::Blk, queues);
+        let id = disk.id.as_str();
+        all.push(match &disk.source {
+            DiskSource::File { .. } => place.settings(id, Kind::Blk, Some(machine.disk_queues(disk))),
+            DiskSource::Socket(path) => {
+                place.elsewhere(id, foreign(path, &mut visible)?, Kind::Blk, disk.queues)
+            }
+        });
     }
     for net in &machine.nets {
-        let (path, mac, queues) = match &net.source {
+        let id = net.id.as_str();
+        all.push(match &net.source {
             NetSource::Own(nic) => {
-                (own(net.id.as_str()), Some(nic.mac.bytes()), Some(machine.net_queues(net)))
+                let kind = Kind::Net { mac: Some(nic.mac.bytes()) };
+                place.settings(id, kind, Some(machine.net_queues(net)))
             }
-            NetSource::Socket(path) => (foreign(path, &mut visible)?, None, net.queues),
-        };
-        add(net.id.as_str(), path, Kind::Net { mac }, queues);
+            NetSource::Socket(path) => {
+                place.elsewhere(id, foreign(path, &mut visible)?, Kind::Net { mac: None }, net.queues)
+            }
+        });
     }
     for device in &machine.devices {
         let path = foreign(&device.socket, &mut visible)?;
-        add(device.id.as_str(), path, Kind::Other { device_id: device.device_id }, device.queues);
+        let kind = Kind::Other { device_id: device.device_id };
+        all.push(place.elsewhere(device.id.as_str(), path, kind, device.queues));
     }
     Ok((all, visible))
 }

@@ -27,7 +27,7 @@ fn own_backends_are_in_the_machines_folder_and_others_where_they_say() {
         "#,
         elsewhere.path().display()
     ));
-    let (all, visible) = settings(&machine, run_dir.path()).unwrap();
+    let (all, visible) = settings(&machine, &Place::new(&machine, run_dir.path()).unwrap()).unwrap();
     let seen: Vec<_> = all.iter().map(|s| (s.id.as_str(), s.path.clone(), s.kind.name(), s.queues)).collect();
     let (own, other) = (real(run_dir.path()), real(elsewhere.path()));
     assert_eq!(
@@ -47,6 +47,6 @@ fn own_backends_are_in_the_machines_folder_and_others_where_they_say() {
 
 #[test]
 fn a_folder_that_is_not_there_is_named() {
-    let error = settings(&machine(""), Path::new("/nonexistent/run")).unwrap_err().to_string();
+    let error = Place::new(&machine(""), Path::new("/nonexistent/run")).unwrap_err().to_string();
     assert_eq!(error, "cannot find the folder /nonexistent/run");
 }

@@ -14,9 +14,9 @@ use super::board::{Board, Keep};
 use super::parts::Parts;
 use super::shared::Shared;
 use super::terminals::Terminals;
-use super::{MachineError, Said, backends, ready, signals};
+use super::{Arrival, Change, MachineError, Member, Said, backends, ready, signals};
 use crate::control::{self, Facts, Remote};
-use crate::frontend::{Handle, Hook, State};
+use crate::frontend::Hook;
 use crate::kvm::kick;
 use crate::kvm::run::End;
 use crate::memory::Ram;
@@ -48,6 +48,10 @@ pub enum Event {
     },
     /// A backend is lost or back.
     Backends,
+    /// The guest has let go of devices in these slots, as it was asked to.
+    LetGo(u32),
+    /// The backend of a device that is to be plugged in has answered, or will not do.
+    Arrived(Box<Arrival>),
     /// Somebody wants the machine to end.
     Signal(Signal),
     /// Somebody asks and waits for no answer.
@@ -56,6 +60,8 @@ pub enum Event {
     Guest(Said),
     /// Somebody asks over the control socket, and waits for the answer.
     Command(Command, SyncSender<Result<(), Refused>>),
+    /// The same, for a device to come or go.
+    Change(Change, SyncSender<Result<(), Refused>>),
 }
 
 /// What can be asked for over the control socket.
@@ -117,21 +123,24 @@ enum Outcome {
 
 /// The machine.
 pub(super) struct Life {
-    parts: Parts,
-    ram: Ram,
+    pub(super) parts: Parts,
+    pub(super) ram: Ram,
     shadow: Arc<Shadow>,
     terminals: Terminals,
-    devices: Vec<PciDevice>,
-    events: Sender<Event>,
+    pub(super) devices: Vec<PciDevice>,
+    pub(super) events: Sender<Event>,
     inbox: Receiver<Event>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     // When patience with the guest ends, and what it ends as.
     deadline: Option<(Instant, Failure)>,
     panicked: bool,
     asked_to_end: bool,
-    backends: Vec<Handle>,
+    /// Tells this of backends that are lost or back.
+    pub(super) hook: Hook,
+    /// How many devices were to be plugged in.
+    pub(super) attempts: u64,
     /// The vCPUs stand because a backend is gone.
-    held: bool,
+    pub(super) held: bool,
     // The guest was told to power off in order to boot again.
     comes_back: bool,
 }
@@ -167,8 +176,8 @@ impl Life {
             memory: ram.size,
             backing: ram.backing.to_string(),
         };
-        let remote =
-            Remote::new(facts, Arc::clone(&shared), events.clone(), handles.clone(), terminals.main_hub());
+        handles.into_iter().for_each(|handle| shared.devices.add(Member::served(handle)));
+        let remote = Remote::new(facts, Arc::clone(&shared), events.clone(), terminals.main_hub());
         if let Some(listener) = parts.control.take() {
             control::serve(listener, remote).map_err(thread())?;
         }
@@ -184,7 +193,8 @@ impl Life {
             deadline: None,
             panicked: false,
             asked_to_end: false,
-            backends: handles,
+            hook,
+            attempts: 0,
             held: false,
             comes_back: false,
         })
@@ -217,6 +227,7 @@ impl Life {
             self.shared.count_reboot();
             // What the old life still had to say does not concern the next.
             self.drain();
+            self.forget_leaving();
         }
     }
 
@@ -233,6 +244,7 @@ impl Life {
         };
         let (board, meters) = Board::build(&keep, devices)?;
         *self.shared.meters() = meters;
+        self.note_slots(&board);
         if self.held {
             self.shared.set_state(MachineState::Paused);
         } else {
@@ -245,7 +257,7 @@ impl Life {
     fn drain(&mut self) {
         let mut kept = Vec::new();
         while let Ok(event) = self.inbox.try_recv() {
-            if matches!(event, Event::Signal(_) | Event::Asked(_) | Event::Command(..) | Event::Backends) {
+            if !of_the_guest(&event) {
                 kept.push(event);
             }
         }
@@ -321,6 +333,18 @@ impl Life {
                 self.hold(board);
                 None
             }
+            Event::LetGo(slots) => {
+                self.let_go(slots, board);
+                None
+            }
+            Event::Arrived(arrival) => {
+                self.arrived(*arrival, board);
+                None
+            }
+            Event::Change(change, reply) => {
+                self.answer(change, &reply, board);
+                None
+            }
             Event::Signal(signal) => self.signal(signal, board),
             Event::Asked(command) => self.obey(command, board).1,
             Event::Guest(said) => {
@@ -337,8 +361,8 @@ impl Life {
     }
 
     /// A backend is lost or back: the vCPUs stand, or run again, if the machine file wants that.
-    fn hold(&mut self, board: &Board) {
-        let lost = self.backends.iter().any(|backend| backend.state() == State::Lost);
+    pub(super) fn hold(&mut self, board: &Board) {
+        let lost = self.shared.devices.is_one_lost();
         let wanted = self.parts.machine.backend.lost == WhenLost::Pause && lost;
         if wanted && !self.held && self.shared.state() == MachineState::Running {
             if board.close() {
@@ -414,6 +438,16 @@ impl Life {
     }
 }
 
+/// Whether it is about a guest that may be no more.
+fn of_the_guest(event: &Event) -> bool {
+    match event {
+        Event::Reset | Event::PowerOff | Event::Panicked { .. } | Event::VcpuEnded { .. } => true,
+        Event::Guest(_) | Event::LetGo(_) => true,
+        Event::Signal(_) | Event::Asked(_) | Event::Command(..) | Event::Change(..) => false,
+        Event::Backends | Event::Arrived(_) => false,
+    }
+}
+
 #[cfg(test)]
 #[path = "life_test.rs"]
-mod life_test;
+pub(super) mod life_test;

@@ -33,6 +33,11 @@ fn power_off() -> Vec<u8> {
 
 /// A machine about to live, if this host has a KVM at all.
 fn machine(code: &[u8], extra: &str) -> Option<Life> {
+    machine_in(&std::env::temp_dir(), code, extra)
+}
+
+/// The same, with its sockets in a folder.
+pub(in crate::machine) fn machine_in(folder: &std::path::Path, code: &[u8], extra: &str) -> Option<Life> {
     let host = match Host::open() {
         Ok(host) => host,
         Err(error) => {
@@ -51,6 +56,7 @@ fn machine(code: &[u8], extra: &str) -> Option<Life> {
     let tsc_deadline = host.tsc_deadline;
     let wanted = Wanted { topology, nested: true, vmx_registers, tsc_deadline, polls: false };
     let cpuid = Template::new(host.supported.as_slice(), wanted);
+    let place = super::backends::Place::new(&machine, folder).unwrap();
     let payload = Payload {
         kernel: Kernel::open(image.path()).unwrap(),
         initrd: None,
@@ -67,6 +73,7 @@ fn machine(code: &[u8], extra: &str) -> Option<Life> {
         console: None,
         serial: None,
         backends: Vec::new(),
+        place,
         notify: strata_sandbox::Notify::default(),
         visible: Vec::new(),
     };
@@ -75,10 +82,12 @@ fn machine(code: &[u8], extra: &str) -> Option<Life> {
     Some(Life::new(parts, ram, Arc::new(Shadow::anonymous().unwrap()), Namespaces::Own).unwrap())
 }
 
-type Ended = JoinHandle<Result<(), MachineError>>;
+pub(in crate::machine) type Ended = JoinHandle<Result<(), MachineError>>;
 
 /// The machine, living on a thread of its own, and what is left to look at.
-fn start(life: Life) -> (Ended, Sender<Event>, Arc<Shared>, Arc<strata_virtio::memory::Memory>) {
+pub(in crate::machine) fn start(
+    life: Life,
+) -> (Ended, Sender<Event>, Arc<Shared>, Arc<strata_virtio::memory::Memory>) {
     let (events, shared, memory) =
         (life.events.clone(), Arc::clone(&life.shared), Arc::clone(&life.ram.memory));
     (thread::spawn(move || life.run()), events, shared, memory)
@@ -91,13 +100,13 @@ fn failure(ended: Ended) -> Failure {
     }
 }
 
-fn ask(events: &Sender<Event>, command: Command) -> Result<(), Refused> {
+pub(in crate::machine) fn ask(events: &Sender<Event>, command: Command) -> Result<(), Refused> {
     let (reply, answer) = sync_channel(1);
     events.send(Event::Command(command, reply)).unwrap();
     answer.recv_timeout(LONG).unwrap()
 }
 
-fn wait_for(what: &str, mut true_now: impl FnMut() -> bool) {
+pub(in crate::machine) fn wait_for(what: &str, mut true_now: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !true_now() {
         assert!(Instant::now() < deadline, "{what}: waited in vain");

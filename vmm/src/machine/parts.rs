@@ -38,6 +38,8 @@ pub(super) struct Parts {
     pub(super) console: Option<Endpoint>,
     pub(super) serial: Option<Endpoint>,
     pub(super) backends: Vec<Settings>,
+    /// For those that come later.
+    pub(super) place: backends::Place,
     /// The service manager, if there is one; taken by what knows the machine's state.
     pub(super) notify: Notify,
     /// What the sandbox has to leave visible so that backends can be reached, again and again.
@@ -88,7 +90,8 @@ impl Parts {
         let console = Endpoint::open("console", &machine.console, args.console_fd)?;
         let serial = Endpoint::open("serial port", &machine.serial, args.console_fd)?;
         let control = Some(listen(&args.run_dir)?);
-        let (backends, visible) = backends::settings(&machine, &args.run_dir)?;
+        let place = backends::Place::new(&machine, &args.run_dir)?;
+        let (backends, visible) = backends::settings(&machine, &place)?;
         Ok(Self {
             machine,
             host,
@@ -100,6 +103,7 @@ impl Parts {
             console,
             serial,
             backends,
+            place,
             notify: Notify::from_environment(),
             visible,
         })

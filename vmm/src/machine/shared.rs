@@ -10,6 +10,7 @@ use strata_ipc::MachineState;
 use strata_sandbox::Notify;
 
 use super::Said;
+use super::roster::Roster;
 use crate::kvm::run::Exits;
 use crate::kvm::stats::Stats;
 
@@ -31,6 +32,8 @@ pub struct Shared {
     state: Mutex<MachineState>,
     meters: Mutex<Meters>,
     reboots: AtomicU64,
+    /// What other processes serve.
+    pub devices: Roster,
 }
 
 impl Default for Shared {
@@ -49,6 +52,7 @@ impl Shared {
             state: Mutex::new(MachineState::Booting),
             meters: Mutex::default(),
             reboots: AtomicU64::new(0),
+            devices: Roster::default(),
         }
     }
 }

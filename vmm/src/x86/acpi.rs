@@ -1,10 +1,12 @@
 //! ACPI 6.4 tables of a hardware-reduced machine: what there is, and above all what there is not.
 //!
 //! No PIC, PIT, 8042, CMOS clock, VGA or PM timer, so that no kernel looks for them by touching ports. One PCI
-//! root bus through ECAM, a power button behind a generic event device, pvpanic, COM1 if there is one.
+//! root bus through ECAM whose devices come and go, a power button, a generic event device for both, pvpanic, COM1 if
+//! there is one.
 //! Written by the machine at each boot into [`layout::ACPI`]; the kernel is told where the root is.
 
 mod dsdt;
+mod slots;
 
 use std::ops::Range;
 

@@ -65,6 +65,8 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 
 /// Power management ports: reset, sleep control, sleep status.
 pub const PM_PORT: u16 = 0x600;
+/// Ports of the generic event device's registers: four bytes each.
+pub const GED_PORT: u16 = 0x610;
 /// pvpanic's port, where QEMU has it.
 pub const PANIC_PORT: u16 = 0x505;
 /// COM1.

@@ -24,7 +24,7 @@ use strata_faults::Report;
 use strata_virtio::memory::Memory;
 use strata_vmm::control::{Facts, Remote, serve};
 use strata_vmm::frontend::{Handle, Kind, Settings, connect};
-use strata_vmm::machine::{Command, Event, Shared};
+use strata_vmm::machine::{Command, Event, Member, Shared};
 use strata_vmm::pci::PciDevice;
 
 /// Guest memory of one device.
@@ -117,7 +117,9 @@ fn run() -> anyhow::Result<()> {
         memory: machine.memory.size,
         backing: "none: no guest".to_owned(),
     };
-    serve(listener, Remote::new(facts, Arc::new(Shared::default()), owner.clone(), handles, None))?;
+    let shared = Arc::new(Shared::default());
+    handles.into_iter().for_each(|handle| shared.devices.add(Member::served(handle)));
+    serve(listener, Remote::new(facts, shared, owner.clone(), None))?;
     std::thread::spawn(move || watch_signals(signals, &owner));
     let report = attend(&events, &ends, &wanted, devices)?;
     std::fs::write(dir.join("report.json"), serde_json::to_vec_pretty(&report)?)?;

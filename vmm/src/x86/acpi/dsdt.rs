@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed,
-    Method, Name, Notify, Package, Path, ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, And, Arg, Device, EISAName, Equal, IO, If, Interrupt, Local,
+    Memory32Fixed, Method, Name, Notify, Package, Path, ResourceTemplate, Scope, Store, ZERO,
 };
 
-use super::Facts;
-use crate::legacy::power;
+use super::{Facts, slots};
+use crate::legacy::{ged, power};
 use crate::x86::layout;
 
 const GED_GSI: u32 = layout::IOAPIC_GSI + layout::GED_PIN;
@@ -24,13 +24,17 @@ pub(super) fn definition_block(facts: &Facts) -> Vec<u8> {
     // The value the kernel writes to the sleep control register to power off (ACPI 6.4, 7.4.2).
     let sleep_type = power::S5;
     Name::new(Path::new("\\_S5_"), &Package::new(vec![&sleep_type])).to_aml_bytes(&mut aml);
-    power_button(&mut aml);
+    let bus = !facts.windows.is_empty();
+    slots::registers(&mut aml);
+    if bus {
+        host_bridge(&facts.windows, &mut aml);
+        slots::slots(&mut aml);
+    }
+    // Its method calls one of the bus's, which has to be there first.
+    event_device(bus, &mut aml);
     panic_device(&mut aml);
     if facts.serial {
         com1(&mut aml);
-    }
-    if !facts.windows.is_empty() {
-        host_bridge(&facts.windows, &mut aml);
     }
     aml
 }
@@ -44,17 +48,27 @@ fn device(name: &str, values: &[(&str, &dyn Aml)], method: Option<&dyn Aml>, aml
     Scope::new(Path::new("\\_SB_"), vec![&device]).to_aml_bytes(aml);
 }
 
-/// The button and the event device that reports it (ACPI 6.4, 4.8.2.2.1 and 5.6.9).
-fn power_button(aml: &mut Vec<u8>) {
+/// The button, and the event device that reports it and what becomes of slots (ACPI 6.4, 4.8.2.2.1 and 5.6.9).
+fn event_device(bus: bool, aml: &mut Vec<u8>) {
     device("PWRB", &[("_HID", &EISAName::new("PNP0C0C"))], None, aml);
-
     let interrupt = Interrupt::new(true, true, false, false, GED_GSI);
     let resources = ResourceTemplate::new(vec![&interrupt]);
+    let (what, bit, said) = (Local(0), ged::BUTTON, Path::new(slots::CHECK));
+    let look = Store::new(&what, &said);
     let (button, pressed) = (Path::new("\\_SB_.PWRB"), PRESSED);
-    let notify = Notify::new(&button, &pressed);
+    let (is_pressed, notify) = (And::new(&ZERO, &what, &bit), Notify::new(&button, &pressed));
+    let press = If::new(&is_pressed, vec![&notify]);
+    let asked = Path::new(slots::EJECT);
+    let let_go = slots::tell(&asked, slots::EJECT_REQUEST);
+    let changed = slots::tell(&what, slots::DEVICE_CHECK);
+    let mut tell: Vec<&dyn Aml> = vec![&look, &press];
+    if bus {
+        // What goes is told before what comes, which may be in its place.
+        tell.extend([&let_go as &dyn Aml, &changed]);
+    }
     let (source, line) = (Arg(0), GED_GSI);
     let ours = Equal::new(&source, &line);
-    let body = If::new(&ours, vec![&notify]);
+    let body = If::new(&ours, tell);
     let event = Method::new(Path::new("_EVT"), 1, true, vec![&body]);
     device("GED_", &[("_HID", &"ACPI0013"), ("_UID", &ZERO), ("_CRS", &resources)], Some(&event), aml);
 }
