@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::device::DeviceCommand;
 use crate::disk::DiskCommand;
 use crate::image::ImageCommand;
 use crate::lab::LabCommand;
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     Exits(ExitsArgs),
     /// Watch all machines: exits, memory, vCPU time, devices
     Top(TopArgs),
+    /// Plug disks and NICs into running machines, and unplug them
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Look at and change the disks of running machines
     #[command(subcommand)]
     Disk(DiskCommand),

@@ -53,6 +53,10 @@ struct ListedDevice {
     trouble: Option<String>,
     /// For how long its slowest ring has held requests without one being answered.
     stalled_milliseconds: u64,
+    /// Where it is on the guest's PCI bus, 00:SLOT.0; null: not yet, or its vmm is of a version that does not tell.
+    slot: Option<u32>,
+    /// The guest has been asked to let go of it.
+    leaving: bool,
     /// What its launcher knows; null where there is none.
     supervision: Option<Entry>,
 }
@@ -119,6 +123,8 @@ async fn listed(running: &Running) -> Listed {
         state: device.state.as_str(),
         trouble: device.trouble,
         stalled_milliseconds: device.stalled_milliseconds,
+        slot: device.slot,
+        leaving: device.leaving,
         supervision: record.remove(&device.id),
         id: device.id,
         kind: device.kind,
@@ -271,7 +277,10 @@ fn text(shown: &Shown) -> String {
         }
     }
     for device in &machine.devices {
-        add(&device.id, format!("{}, {}, {} queues", device.kind, device.state, device.queues));
+        let slot = device.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
+        let leaving = if device.leaving { ", leaving" } else { "" };
+        let what = format!("{}, {}, {} queues{slot}{leaving}", device.kind, device.state, device.queues);
+        add(&device.id, what);
         if device.stalled_milliseconds > 0 {
             let seconds = device.stalled_milliseconds as f64 / 1e3;
             add(&format!("{}.stalled", device.id), format!("{seconds:.1} s without an answer to requests"));

@@ -6,11 +6,13 @@ mod backend;
 mod check;
 mod child;
 mod control;
+mod device;
 mod disk;
 mod escape;
 mod exits;
 mod image;
 mod lab;
+mod launcher;
 mod list;
 mod meter;
 mod net;
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         },
         Command::Exits(args) => block_on(exits::run(&args)),
         Command::Top(args) => block_on(top::run(&args)),
+        Command::Device(command) => device::run(&command),
         Command::Disk(command) => disk::run(&command),
         Command::Net(command) => net::run(&command),
         Command::Image(command) => image::run(&command),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use strata_config::{Machine, NetGuard, NetLimit, NetSource, OwnNet};
+use strata_config::{Disk, Machine, Net, NetGuard, NetLimit, NetSource, OwnNet};
 
 use crate::attach::{AttachError, Attachment, attach, interface_file};
 use crate::backend::control_socket;
@@ -18,6 +18,7 @@ use crate::child::Program;
 use crate::disk;
 use crate::profile;
 use crate::programs::{ProgramMissing, find};
+use crate::say::say;
 use crate::upgrade::version::Version;
 
 /// sockaddr_un holds 108 bytes with the NUL.
@@ -45,29 +46,48 @@ pub(crate) enum PlanError {
     Handover(#[source] io::Error),
 }
 
+/// A process and what it is plugged into.
+pub(crate) type Planned = (Program, Option<Attachment>);
+
 /// A backend per disk image and tap, each on a listening socket the launcher keeps: a backend that is started
 /// again finds its clients there.
-pub(crate) fn backends(
-    machine: &Machine,
-    folder: &Path,
-) -> Result<(Vec<Program>, Vec<Attachment>), PlanError> {
-    let (mut programs, mut attachments) = (Vec::new(), Vec::new());
-    for disk in &machine.disks {
-        let Some(args) = disk::words(machine, disk) else { continue };
-        programs.push(backend(machine, folder, disk.id.as_str(), "vhost-blk", args)?);
+pub(crate) fn backends(machine: &Machine, folder: &Path) -> Result<Vec<Planned>, PlanError> {
+    let disks = machine.disks.iter().filter_map(|it| disk(machine, folder, it).transpose());
+    let nets = machine.nets.iter().filter_map(|it| net(machine, folder, it).transpose());
+    disks.chain(nets).collect()
+}
+
+/// A disk's; `None`: somebody else serves it.
+pub(crate) fn disk(machine: &Machine, folder: &Path, disk: &Disk) -> Result<Option<Planned>, PlanError> {
+    let Some(args) = disk::words(machine, disk) else { return Ok(None) };
+    Ok(Some((backend(machine, folder, disk.id.as_str(), "vhost-blk", args)?, None)))
+}
+
+/// A NIC's, which is plugged in; `None`: somebody else serves it.
+pub(crate) fn net(machine: &Machine, folder: &Path, net: &Net) -> Result<Option<Planned>, PlanError> {
+    let NetSource::Own(own) = &net.source else { return Ok(None) };
+    let attachment = attach(machine, net, own)?;
+    note_interface(folder, net.id.as_str(), &attachment.interface)?;
+    let mut args = attachment.words();
+    args.extend(net_words(own));
+    let mut program = backend(machine, folder, net.id.as_str(), "vhost-net", args)?;
+    program.descriptors.extend(attachment.descriptors());
+    Ok(Some((program, Some(attachment))))
+}
+
+/// Removes what a device's process had in the machine's folder.
+pub(crate) fn clear(folder: &Path, id: &str) {
+    let pid = folder.join(format!("{id}.pid"));
+    for path in
+        [folder.join(format!("{id}.sock")), control_socket(folder, id), interface_file(folder, id), pid]
+    {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                say(format_args!("strata: cannot remove {}: {error}", path.display()));
+            }
+            _ => {}
+        }
     }
-    for net in &machine.nets {
-        let NetSource::Own(own) = &net.source else { continue };
-        let attachment = attach(machine, net, own)?;
-        note_interface(folder, net.id.as_str(), &attachment.interface)?;
-        let mut args = attachment.words();
-        args.extend(net_words(own));
-        let mut program = backend(machine, folder, net.id.as_str(), "vhost-net", args)?;
-        program.descriptors.extend(attachment.descriptors());
-        programs.push(program);
-        attachments.push(attachment);
-    }
-    Ok((programs, attachments))
 }
 
 /// What the interface is called, for whoever looks for a NIC's counters.

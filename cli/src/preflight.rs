@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use strata_config::{Cable, DiskSource, Machine, NetSource};
+use strata_config::{Cable, Disk, DiskSource, Machine, Net, NetSource};
 
 /// What the host lacks.
 #[derive(Debug, thiserror::Error)]
@@ -56,26 +56,32 @@ pub(crate) fn named(machine: &Machine) -> Result<(), Lacking> {
     if let Some(path) = &machine.initrd {
         file("initrd", path)?;
     }
-    for disk in &machine.disks {
-        let id = &disk.id;
-        match &disk.source {
-            DiskSource::File { path, .. } => file(&format!("{id}: path"), path)?,
-            DiskSource::Socket(path) => exists(&format!("{id}: socket"), path)?,
-        }
-    }
-    for net in &machine.nets {
-        let id = &net.id;
-        match &net.source {
-            NetSource::Own(own) => cable(id.as_str(), &own.cable, Path::new("/sys/class/net"))?,
-            NetSource::Socket(path) => match crate::switch::port_of(path) {
-                Some((switch, port)) if !path.exists() => {
-                    return Err(Lacking::NoPort { key: id.to_string(), switch, port });
-                }
-                _ => exists(&format!("{id}: socket"), path)?,
-            },
-        }
-    }
+    machine.disks.iter().try_for_each(disk)?;
+    machine.nets.iter().try_for_each(net)?;
     machine.devices.iter().try_for_each(|device| exists(&format!("{}: socket", device.id), &device.socket))
+}
+
+/// Looks for what a disk names.
+pub(crate) fn disk(disk: &Disk) -> Result<(), Lacking> {
+    let id = &disk.id;
+    match &disk.source {
+        DiskSource::File { path, .. } => file(&format!("{id}: path"), path),
+        DiskSource::Socket(path) => exists(&format!("{id}: socket"), path),
+    }
+}
+
+/// Looks for what a NIC names.
+pub(crate) fn net(net: &Net) -> Result<(), Lacking> {
+    let id = &net.id;
+    match &net.source {
+        NetSource::Own(own) => cable(id.as_str(), &own.cable, Path::new("/sys/class/net")),
+        NetSource::Socket(path) => match crate::switch::port_of(path) {
+            Some((switch, port)) if !path.exists() => {
+                Err(Lacking::NoPort { key: id.to_string(), switch, port })
+            }
+            _ => exists(&format!("{id}: socket"), path),
+        },
+    }
 }
 
 pub(crate) fn file(key: &str, path: &Path) -> Result<(), Lacking> {

@@ -43,12 +43,8 @@ pub(crate) fn machine(args: RunArgs) -> Result<Machine, ConfigError> {
 pub(crate) fn run(machine: &Machine) -> anyhow::Result<()> {
     preflight::check(machine)?;
     let run_dir = RunDir::create(&base(), &machine.name)?;
-    // For `strata stop`, which wants to know the stop_timeout, and for people.
-    let written = run_dir.path().join("machine.json");
-    std::fs::write(&written, serde_json::to_vec_pretty(machine)?)
-        .with_context(|| format!("cannot write {}", written.display()))?;
-    // The attachments stay until all processes are gone.
-    let (backends, _attachments) = plan::backends(machine, run_dir.path())?;
+    run_dir.note(machine)?;
+    let backends = plan::backends(machine, run_dir.path())?;
     let (near, far) = if machine.console == Console::Stdio || machine.serial == Console::Stdio {
         let (near, far) = UnixStream::pair().context("cannot make the console's socket")?;
         (Some(near), Some(OwnedFd::from(far)))

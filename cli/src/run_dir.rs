@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use strata_config::Name;
+use strata_config::{Machine, Name};
 
 /// How long a lock may be held that is no living launcher's.
 const PASSING: Duration = Duration::from_secs(5);
@@ -79,6 +79,13 @@ impl RunDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves what the machine is: for commands about it, and for people. In place of what it was before, whole.
+    pub(crate) fn note(&self, machine: &Machine) -> Result<(), RunDirError> {
+        let (path, fresh) = (self.path.join("machine.json"), self.path.join("machine.json.new"));
+        let json = serde_json::to_vec_pretty(machine).map_err(|error| at(&path)(error.into()))?;
+        fs::write(&fresh, json).and_then(|()| fs::rename(&fresh, &path)).map_err(at(&path))
     }
 
     /// Writes `id.pid`.

@@ -11,11 +11,13 @@
 //! One that fails before the vmm ever reached it ends the machine.
 
 mod backend;
+mod devices;
 mod pulse;
 pub(crate) mod record;
 mod vitals;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,8 +32,11 @@ use self::backend::Backend;
 use self::pulse::Sign;
 use self::watch::Roster;
 use crate::child::{self, Death, Program, Running};
+use crate::device;
 use crate::escape::Key;
+use crate::launcher;
 use crate::orphans;
+use crate::plan::Planned;
 use crate::run_dir::RunDir;
 use crate::say::say;
 use crate::upgrade;
@@ -79,7 +84,17 @@ pub(crate) enum Event {
     Upgrade(upgrade::Request),
     /// A backend is to be replaced by this program; it is answered once that runs.
     Replace(String, Program, oneshot::Sender<Result<Replaced, String>>),
-    /// A backend to be replaced has had its time.
+    /// Somebody asks for a device less or more.
+    Device(device::Request),
+    /// The process of this device is to end, and is not started again; who asks is told once it has ended.
+    Condemn(String, oneshot::Sender<()>),
+    /// It may go on after all.
+    Pardon(String),
+    /// The device is no more; who asks is told once its process has ended.
+    Remove(String, oneshot::Sender<()>),
+    /// A new device is in service.
+    Plugged(String),
+    /// A backend that is to end has had its time.
     DrainOver(String, u32),
     /// The vmm was asked to press the power button.
     Pressed(Result<(), ClientError>),
@@ -105,30 +120,44 @@ pub(crate) struct Replaced {
 
 /// The launcher's view of a running machine.
 pub(crate) struct Supervisor<'a> {
-    machine: &'a Machine,
+    /// As it is now: devices come and go.
+    machine: Machine,
     run_dir: &'a RunDir,
-    backends: Vec<Backend>,
+    /// By a number that is never given again.
+    backends: BTreeMap<usize, Backend>,
+    next: usize,
     vmm: Option<Running>,
     state: State,
     deadline: Option<tokio::time::Instant>,
     events: mpsc::UnboundedReceiver<Event>,
     sender: mpsc::UnboundedSender<Event>,
     roster: Roster,
+    watching: bool,
 }
 
 impl<'a> Supervisor<'a> {
     /// Nothing is started yet. The sender is for keys.
-    pub(crate) fn new(machine: &'a Machine, run_dir: &'a RunDir) -> (Self, mpsc::UnboundedSender<Event>) {
+    pub(crate) fn new(machine: &Machine, run_dir: &'a RunDir) -> (Self, mpsc::UnboundedSender<Event>) {
         let (sender, events) = mpsc::unbounded_channel();
         let keys = sender.clone();
-        let (backends, vmm) = (Vec::new(), None);
-        let state = State::Running;
-        let roster = Roster::default();
-        (Self { machine, run_dir, backends, vmm, state, deadline: None, events, sender, roster }, keys)
+        let this = Self {
+            machine: machine.clone(),
+            run_dir,
+            backends: BTreeMap::new(),
+            next: 0,
+            vmm: None,
+            state: State::Running,
+            deadline: None,
+            events,
+            sender,
+            roster: Roster::default(),
+            watching: false,
+        };
+        (this, keys)
     }
 
     /// Starts everything and stays until nothing of it is left.
-    pub(crate) async fn run(mut self, backends: Vec<Program>, vmm: Program) -> Result<(), Failure> {
+    pub(crate) async fn run(mut self, backends: Vec<Planned>, vmm: Program) -> Result<(), Failure> {
         orphans::adopt();
         let ended = match self.start(backends, vmm) {
             Ok(()) => self.attend().await,
@@ -139,7 +168,7 @@ impl<'a> Supervisor<'a> {
         ended
     }
 
-    fn start(&mut self, backends: Vec<Program>, vmm: Program) -> Result<(), Failure> {
+    fn start(&mut self, backends: Vec<Planned>, vmm: Program) -> Result<(), Failure> {
         for kind in
             [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()]
         {
@@ -152,27 +181,41 @@ impl<'a> Supervisor<'a> {
                 while stream.recv().await.is_some() && sender.send(Event::Signal).is_ok() {}
             });
         }
-        for program in backends {
-            self.backends.push(Backend::new(program));
-            self.start_backend(self.backends.len() - 1)?;
+        for planned in backends {
+            let index = self.add(Backend::new(planned));
+            self.start_backend(index)?;
         }
         let sender = self.sender.clone();
         let running = child::spawn(&vmm, move |death| drop(sender.send(Event::VmmDied(death))))
             .map_err(|source| Failure::Start { program: vmm.path.clone(), source })?;
         self.note_pid("vmm", running.pid);
         self.vmm = Some(running);
-        let folder = self.run_dir.path().to_owned();
-        if let Some(limit) = self.machine.backend.hung_after.filter(|_| !self.backends.is_empty()) {
-            let sender = self.sender.clone();
-            let hung = move |id, pid, sign| drop(sender.send(Event::Hung(id, pid, sign)));
-            tokio::spawn(watch::run(folder.clone(), self.roster.clone(), limit, hung));
-        }
+        self.watch();
         let sender = self.sender.clone();
-        let ask = move |request| sender.send(Event::Upgrade(request)).is_ok();
-        if let Err(error) = upgrade::service::serve(&folder, ask) {
-            say(format_args!("strata: `strata upgrade` will not reach this machine: {error:#}"));
+        let ask = move |request| {
+            let event = match request {
+                launcher::Request::Upgrade(request) => Event::Upgrade(request),
+                launcher::Request::Device(request) => Event::Device(request),
+            };
+            sender.send(event).is_ok()
+        };
+        if let Err(error) = launcher::serve(self.run_dir.path(), ask) {
+            say(format_args!(
+                "strata: `strata upgrade` and `strata device` will not reach this machine: {error:#}"
+            ));
         }
         Ok(())
+    }
+
+    /// Watches for backends that hang, from the first one on.
+    fn watch(&mut self) {
+        let Some(limit) = self.machine.backend.hung_after else { return };
+        if !self.watching && !self.backends.is_empty() {
+            self.watching = true;
+            let sender = self.sender.clone();
+            let hung = move |id, pid, sign| drop(sender.send(Event::Hung(id, pid, sign)));
+            tokio::spawn(watch::run(self.run_dir.path().to_owned(), self.roster.clone(), limit, hung));
+        }
     }
 
     fn note_pid(&self, id: &str, pid: u32) {
@@ -213,6 +256,11 @@ impl<'a> Supervisor<'a> {
                 Some(Event::Upgrade(request)) => self.upgrade(request),
                 Some(Event::Replace(id, program, done)) => self.replace(&id, program, done),
                 Some(Event::DrainOver(id, pid)) => self.drain_over(&id, pid),
+                Some(Event::Device(request)) => self.device(request),
+                Some(Event::Condemn(id, done)) => self.condemn(&id, done),
+                Some(Event::Pardon(id)) => self.pardon(&id),
+                Some(Event::Remove(id, done)) => self.remove(&id, done),
+                Some(Event::Plugged(id)) => self.plugged(&id),
             }
         }
     }
@@ -259,16 +307,16 @@ impl<'a> Supervisor<'a> {
             vmm.signal(Signal::SIGKILL);
         }
         for (signal, patience) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, GRACE)] {
-            for running in self.backends.iter().filter_map(|backend| backend.running.as_ref()) {
+            for running in self.backends.values().filter_map(|backend| backend.running.as_ref()) {
                 running.signal(signal);
             }
             let deadline = tokio::time::Instant::now() + patience;
-            while self.vmm.is_some() || self.backends.iter().any(|backend| backend.running.is_some()) {
+            while self.vmm.is_some() || self.backends.values().any(|backend| backend.running.is_some()) {
                 match tokio::time::timeout_at(deadline, self.events.recv()).await {
                     Err(_) | Ok(None) => break,
                     Ok(Some(Event::VmmDied(_))) => self.vmm = None,
                     Ok(Some(Event::BackendDied(index, _))) => {
-                        if let Some(backend) = self.backends.get_mut(index) {
+                        if let Some(backend) = self.backends.get_mut(&index) {
                             backend.running = None;
                         }
                     }

@@ -18,7 +18,7 @@ use crate::args::{Output, OutputArgs};
 use crate::run_dir::{Running, base};
 use crate::say::print;
 use crate::served::machine_of;
-use crate::{control, disk, net, unit, upgrade};
+use crate::{control, disk, launcher, net, unit};
 use changes::{Changes, between};
 
 const HELP: &str = "\
@@ -65,7 +65,7 @@ struct Waiting {
 pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let running = control::find(name)?;
-    let launched = running.path.join(upgrade::service::SOCKET).exists();
+    let launched = running.path.join(launcher::SOCKET).exists();
     let old = machine_of(&running)?;
     let new = wanted(args, launched, &old)?;
     let mut report = Report::default();

@@ -8,6 +8,7 @@
 //!            |  replace: SIGTERM, SIGKILL when it takes too long    ^
 //!            +--> leaving --died--> the next program runs, on trial-+ (its death is told to who replaced it)
 //! ```
+//! One whose device is to go (`devices.rs`) is not started again.
 
 use std::time::{Duration, Instant};
 
@@ -18,14 +19,16 @@ use tokio::sync::oneshot;
 use super::pulse::Sign;
 use super::record::{self, Record};
 use super::{ANSWER, Event, Failure, Replaced, State, Supervisor};
+use crate::attach::Attachment;
 use crate::child::{self, Death, Program, Running};
+use crate::plan::Planned;
 use crate::restarts::Restarts;
 use crate::say::say;
 use crate::upgrade;
 
 /// How long a backend that is replaced may take to finish what it holds, on a disk that may be slow. What a killed one
 /// held is done again.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
 /// A backend and its process, if it has one.
 pub(super) struct Backend {
@@ -37,8 +40,20 @@ pub(super) struct Backend {
     served: bool,
     record: record::Entry,
     next: Option<Next>,
-    /// Who replaced it, and wants to know if it dies.
+    /// Who replaced or plugged it in, and wants to know if it dies.
     trial: Option<oneshot::Sender<String>>,
+    /// Its device is to go.
+    pub(super) ending: Option<Ending>,
+    /// What it is plugged into, for as long as there is a device.
+    _attachment: Option<Attachment>,
+}
+
+/// A process that is not started again.
+pub(super) struct Ending {
+    /// The device is forgotten once it has ended.
+    pub(super) forget: bool,
+    /// Who waits for its end.
+    pub(super) done: Option<oneshot::Sender<()>>,
 }
 
 /// What comes when the running one has ended.
@@ -50,7 +65,7 @@ struct Next {
 }
 
 impl Backend {
-    pub(super) fn new(program: Program) -> Self {
+    pub(super) fn new((program, attachment): Planned) -> Self {
         Self {
             program,
             running: None,
@@ -60,14 +75,46 @@ impl Backend {
             record: record::Entry::default(),
             next: None,
             trial: None,
+            ending: None,
+            _attachment: attachment,
         }
+    }
+
+    /// One whose device the guest does not have yet.
+    pub(super) fn on_trial(self, tell: oneshot::Sender<String>) -> Self {
+        Self { trial: Some(tell), ..self }
+    }
+
+    /// The guest has its device.
+    pub(super) fn settle(&mut self) {
+        (self.trial, self.served) = (None, true);
+    }
+
+    /// Kills it, for good unless its device stays after all.
+    pub(super) fn condemn(&mut self, done: oneshot::Sender<()>) {
+        let waits = self.running.as_ref().map(|running| running.signal(Signal::SIGKILL)).is_some();
+        let done = if waits {
+            Some(done)
+        } else {
+            let _ = done.send(());
+            None
+        };
+        self.ending = Some(Ending { forget: false, done });
     }
 }
 
 impl Supervisor<'_> {
+    /// Takes in another one; its number.
+    pub(super) fn add(&mut self, backend: Backend) -> usize {
+        let index = self.next;
+        self.next += 1;
+        self.backends.insert(index, backend);
+        index
+    }
+
     pub(super) fn start_backend(&mut self, index: usize) -> Result<(), Failure> {
         let sender = self.sender.clone();
-        let Some(backend) = self.backends.get_mut(index) else { return Ok(()) };
+        let Some(backend) = self.backends.get_mut(&index) else { return Ok(()) };
         let running =
             child::spawn(&backend.program, move |death| drop(sender.send(Event::BackendDied(index, death))))
                 .map_err(|source| Failure::Start { program: backend.program.path.clone(), source })?;
@@ -82,25 +129,36 @@ impl Supervisor<'_> {
     }
 
     /// Leaves what is known of the backends for `strata ps`.
-    fn note(&self) {
+    pub(super) fn note(&self) {
         let entry = |backend: &Backend| (backend.program.id.clone(), backend.record.clone());
-        let record: Record = self.backends.iter().map(entry).collect();
+        let record: Record = self.backends.values().map(entry).collect();
         if let Err(error) = record::write(self.run_dir.path(), &record) {
             say(format_args!("strata: cannot note the backends' state: {error}"));
         }
     }
 
-    fn find(&mut self, id: &str) -> Option<(usize, &mut Backend)> {
-        self.backends.iter_mut().enumerate().find(|(_, backend)| backend.program.id == id)
+    pub(super) fn find(&mut self, id: &str) -> Option<(usize, &mut Backend)> {
+        let mut all = self.backends.iter_mut().map(|(index, backend)| (*index, backend));
+        all.find(|(_, backend)| backend.program.id == id)
     }
 
     /// A dead backend is started again if the vmm ever reached it. The vmm knows.
     pub(super) fn backend_died(&mut self, index: usize, death: Death) {
-        let Some(backend) = self.backends.get_mut(index) else { return };
+        let Some(backend) = self.backends.get_mut(&index) else { return };
         backend.running = None;
         let id = backend.program.id.clone();
         self.roster.set(&id, None);
-        let Some(backend) = self.backends.get_mut(index) else { return };
+        let Some(backend) = self.backends.get_mut(&index) else { return };
+        if let Some(ending) = &mut backend.ending {
+            let (forget, done) = (ending.forget, ending.done.take());
+            if forget {
+                self.forget(index);
+            }
+            if let Some(done) = done {
+                let _ = done.send(());
+            }
+            return;
+        }
         if let Some(next) = backend.next.take() {
             return self.put_in_place(index, next);
         }
@@ -131,8 +189,8 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn judged(&mut self, index: usize, death: &Death, served: bool) -> Result<(), Failure> {
-        let Some(backend) = self.backends.get_mut(index) else { return Ok(()) };
-        if matches!(self.state, State::Killing { .. }) {
+        let Some(backend) = self.backends.get_mut(&index) else { return Ok(()) };
+        if matches!(self.state, State::Killing { .. }) || backend.ending.is_some() {
             return Ok(());
         }
         let (id, program, how) = (backend.program.id.clone(), backend.program.name(), death.describe());
@@ -167,12 +225,15 @@ impl Supervisor<'_> {
 
     /// Starts it again, unless it has been meanwhile.
     pub(super) fn restart(&mut self, index: usize) {
-        let Some(backend) = self.backends.get_mut(index) else { return };
-        if backend.running.is_some() || matches!(self.state, State::Killing { .. }) {
+        let Some(backend) = self.backends.get_mut(&index) else { return };
+        if backend.running.is_some()
+            || backend.ending.is_some()
+            || matches!(self.state, State::Killing { .. })
+        {
             return;
         }
         if let Err(failure) = self.start_backend(index) {
-            let Some(backend) = self.backends.get_mut(index) else { return };
+            let Some(backend) = self.backends.get_mut(&index) else { return };
             let (id, delay) = (backend.program.id.clone(), backend.restarts.died(Duration::ZERO));
             let delay = delay.max(Duration::from_millis(100));
             let seconds = delay.as_secs_f32();
@@ -205,7 +266,7 @@ impl Supervisor<'_> {
         if self.state != State::Running {
             return request.refuse("the machine is ending");
         }
-        let programs = self.backends.iter().map(|backend| backend.program.clone()).collect();
+        let programs = self.backends.values().map(|backend| backend.program.clone()).collect();
         let (folder, sender) = (self.run_dir.path().to_owned(), self.sender.clone());
         tokio::spawn(async move { upgrade::task::run(&folder, programs, sender, request).await });
     }
@@ -240,16 +301,17 @@ impl Supervisor<'_> {
 
     pub(super) fn drain_over(&mut self, id: &str, pid: u32) {
         let Some((_, backend)) = self.find(id) else { return };
-        if let (Some(running), Some(next)) = (&backend.running, &mut backend.next)
-            && running.pid == pid
-        {
+        let Some(running) = backend.running.as_ref().filter(|running| running.pid == pid) else { return };
+        if let Some(next) = &mut backend.next {
             running.signal(Signal::SIGKILL);
             next.killed = true;
+        } else if backend.ending.is_some() {
+            running.signal(Signal::SIGKILL);
         }
     }
 
     fn put_in_place(&mut self, index: usize, next: Next) {
-        let Some(backend) = self.backends.get_mut(index) else { return };
+        let Some(backend) = self.backends.get_mut(&index) else { return };
         let old = std::mem::replace(&mut backend.program, next.program);
         let drained = next.asked.elapsed();
         let (tell, death) = oneshot::channel();
@@ -258,7 +320,7 @@ impl Supervisor<'_> {
         backend.record.upgrades = backend.record.upgrades.saturating_add(1);
         if let Err(failure) = self.start_backend(index) {
             let why = format!("{:#}", anyhow::Error::from(failure));
-            if let Some(backend) = self.backends.get_mut(index) {
+            if let Some(backend) = self.backends.get_mut(&index) {
                 backend.program = old;
                 backend.trial = None;
             }
@@ -267,7 +329,7 @@ impl Supervisor<'_> {
             return;
         }
         if next.done.send(Ok(Replaced { drained, killed: next.killed, death })).is_err()
-            && let Some(backend) = self.backends.get_mut(index)
+            && let Some(backend) = self.backends.get_mut(&index)
         {
             backend.trial = None;
         }

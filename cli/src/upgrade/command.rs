@@ -4,11 +4,11 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use strata_config::{DeviceId, Name};
 
-use super::service::{PATIENCE, SOCKET};
 use super::{Outcome, Report};
 use crate::args::{Output, OutputArgs};
 use crate::backend;
 use crate::control;
+use crate::launcher::{PATIENCE, SOCKET};
 use crate::list::table;
 use crate::say::print;
 

@@ -1,11 +1,10 @@
 //! `strata upgrade`: other versions of a running machine's backends, one after the other, under load.
 //!
-//! The command asks the machine's launcher ([`service`], Varlink); there a [`task`] replaces one backend after the
+//! The command asks the machine's launcher ([`crate::launcher`], Varlink); there a [`task`] replaces one backend after the
 //! other through the supervisor. A version that says it can do less, does not start, or that the vmm refuses, is not
 //! kept: the old one, whose file the launcher has held open ([`version`]), runs again.
 
 mod command;
-pub(crate) mod service;
 pub(crate) mod task;
 pub(crate) mod version;
 
@@ -22,7 +21,7 @@ pub(crate) struct Request {
     pub(crate) device: Option<String>,
     /// Also where the installed version runs already.
     pub(crate) again: bool,
-    answer: SyncSender<Result<Vec<Report>, String>>,
+    pub(crate) answer: SyncSender<Result<Vec<Report>, String>>,
 }
 
 impl Request {

@@ -43,7 +43,7 @@ fn ps_and_status_show_the_machine() {
         "degraded_because": [],
         "devices": [{
             "id": "disk0", "kind": "block", "state": "connected", "queues": 1, "pid": disk,
-            "trouble": null, "stalled_milliseconds": 0,
+            "trouble": null, "stalled_milliseconds": 0, "slot": null, "leaving": false,
             "supervision": {
                 "restarts": 0, "hangs": 0, "upgrades": 0, "last_death": null, "waits_milliseconds": null,
             },

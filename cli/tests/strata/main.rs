@@ -6,6 +6,7 @@
 
 mod command_line;
 mod control;
+mod device;
 mod launcher;
 mod supervisor;
 mod switch;
