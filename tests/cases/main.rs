@@ -13,6 +13,7 @@ mod disk;
 mod early;
 mod faults;
 mod foreign;
+mod hotplug;
 mod lifecycle;
 mod nested;
 mod net;
@@ -79,6 +80,7 @@ fn all() -> Vec<Case> {
         faults::cases(),
         unprivileged::cases(),
         foreign::cases(),
+        hotplug::cases(),
         budget::cases(),
         nested::cases(),
         vcpu::cases(),
