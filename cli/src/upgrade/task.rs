@@ -106,11 +106,12 @@ async fn attempt(
             Some("it did not finish in time and was killed; what it held is done again".to_owned());
     }
     let Err(why) = verdict else { return Ok(Outcome::Replaced) };
-    // The old one was good enough before, so nothing more is asked of it than to be there again.
+    // The old one was good enough before, so nothing more is asked of it than to be there again. What was is looked at
+    // first: once it runs, it may be in service before anybody looks.
+    let again = look(folder, &old.id).await?;
     let back = replace(supervisor, old.clone()).await;
     let mut back =
         back.map_err(|error| format!("{why}; and the old one cannot be started again: {error}"))?;
-    let again = look(folder, &old.id).await?;
     let served = trial(folder, &old.id, &again, &mut back).await;
     report.stall_milliseconds = Some(milliseconds(start.elapsed()));
     served.map_err(|error| format!("{why}; and the old one: {error}"))?;
