@@ -1,12 +1,15 @@
-//! The launcher's own socket, `launcher.sock` in the machine's folder: `io.strata.Launcher`, for who may open it.
+//! The launcher's own socket, `.NAME.launcher` beside the machine's folder: `io.strata.Launcher`, for who may open it.
+//!
+//! Beside, not inside: the machine's vmm sees its folder, and one that was broken into could ask for a disk of any file
+//! its launcher may open. No process of the machine has a path to this one.
 //!
 //! Called by the supervisor, which is given each request and answers it when it is done: [`crate::upgrade`],
 //! [`crate::device`]. Requests are served one after another, so no two of them change a device at once.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -18,8 +21,6 @@ use strata_ipc::blocking::{Failure, Interface, parameters, spawn};
 
 use crate::{device, upgrade};
 
-/// Its name in the machine's folder.
-pub(crate) const SOCKET: &str = "launcher.sock";
 /// How long anything may take: replacing all backends, each of which drains and starts within bounds and some of which
 /// have to go back; the longest a guest may be waited for, and a backend's end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -146,10 +147,21 @@ impl<F: Fn(Request) -> bool + Send + 'static> Interface for Launcher<F> {
     }
 }
 
+/// Where the launcher of the machine in `folder` listens. No machine's name begins with a dot.
+pub(crate) fn socket(folder: &Path) -> PathBuf {
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    folder.with_file_name(format!(".{name}.launcher"))
+}
+
+/// The same, if somebody listens there: a machine under systemd has no launcher.
+pub(crate) fn find(folder: &Path) -> Option<PathBuf> {
+    let path = socket(folder);
+    UnixStream::connect(&path).is_ok().then_some(path)
+}
+
 /// Serves it on a thread of its own; `ask` is given each request, and says whether there is still somebody for it.
 pub(crate) fn serve(folder: &Path, ask: impl Fn(Request) -> bool + Send + 'static) -> anyhow::Result<()> {
-    let path = folder.join(SOCKET);
-    // Not given to the account the machine's processes run as: started by root, they cannot ask for anything here.
+    let path = socket(folder);
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot make {}", path.display()))?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     spawn(listener, Launcher(ask)).context("no thread for it")

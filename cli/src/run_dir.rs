@@ -17,6 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use strata_config::{Machine, Name};
 
+use crate::launcher;
+
 /// How long a lock may be held that is no living launcher's.
 const PASSING: Duration = Duration::from_secs(5);
 /// Between two looks at it.
@@ -93,8 +95,12 @@ impl RunDir {
         fs::write(self.path.join(format!("{id}.pid")), format!("{pid}\n"))
     }
 
-    /// Removes everything but the lock, and the folders of a switch's ports: its guests' vmms have those mounted.
+    /// Removes its launcher's socket, and everything in it but the lock, and the folders of a switch's ports: its guests' vmms have those mounted.
     fn clear(&self) -> io::Result<()> {
+        match fs::remove_file(launcher::socket(&self.path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             if entry.file_name() == "lock" || entry.file_name() == "ports" {

@@ -11,7 +11,7 @@ use super::Report;
 use crate::args::{Output, OutputArgs};
 use crate::backend;
 use crate::control;
-use crate::launcher::{PATIENCE, SOCKET};
+use crate::launcher::{self, PATIENCE};
 use crate::say::{print, say};
 use crate::served::machine_of;
 
@@ -113,13 +113,12 @@ fn plug(args: &PlugArgs) -> anyhow::Result<()> {
 }
 
 fn ask(name: &Name, method: &str, parameters: Value) -> anyhow::Result<Report> {
-    let socket = control::find(name)?.path.join(SOCKET);
-    if !socket.exists() {
+    let Some(socket) = launcher::find(&control::find(name)?.path) else {
         bail!(
             "{name} has no launcher, which starts and ends the processes of its devices; under systemd, change its \
              file and start it again"
         );
-    }
+    };
     // Longer than the launcher takes at most, whose words are better than "no answer".
     let patience = PATIENCE + Duration::from_secs(10);
     let answer = backend::call(&socket, &format!("io.strata.Launcher.{method}"), parameters, patience)?;

@@ -65,7 +65,7 @@ struct Waiting {
 pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let running = control::find(name)?;
-    let launched = running.path.join(launcher::SOCKET).exists();
+    let launched = launcher::find(&running.path).is_some();
     let old = machine_of(&running)?;
     let new = wanted(args, launched, &old)?;
     let mut report = Report::default();

@@ -8,7 +8,7 @@ use super::{Outcome, Report};
 use crate::args::{Output, OutputArgs};
 use crate::backend;
 use crate::control;
-use crate::launcher::{PATIENCE, SOCKET};
+use crate::launcher::{self, PATIENCE};
 use crate::list::table;
 use crate::say::print;
 
@@ -39,13 +39,12 @@ pub(crate) struct UpgradeArgs {
 pub(crate) fn run(args: &UpgradeArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let running = control::find(name)?;
-    let socket = running.path.join(SOCKET);
-    if !socket.exists() {
+    let Some(socket) = launcher::find(&running.path) else {
         bail!(
             "{name} has no launcher that could replace its backends; under systemd: \
              `systemctl restart vhost-blk@{name}-DEVICE` or `vhost-net@{name}-DEVICE`"
         );
-    }
+    };
     let parameters = json!({ "device": args.device.as_ref().map(ToString::to_string), "again": args.again });
     let answer = backend::call(&socket, "io.strata.Launcher.Upgrade", parameters, PATIENCE)
         .with_context(|| format!("cannot upgrade {name}"))?;

@@ -57,7 +57,7 @@ fn the_installed_version_takes_the_place_and_a_death_does_not() {
     }
     let place = Place::new();
     let (mut launcher, first) = start(&place);
-    let socket = fs::metadata(place.path("run/m/launcher.sock")).unwrap();
+    let socket = fs::metadata(place.path("run/.m.launcher")).unwrap();
     assert_eq!(socket.permissions().mode() & 0o777, 0o600);
     let (code, reports, said) = upgrade(&place, &[]);
     assert_eq!((code, &reports[0]["outcome"]), (Some(0), &Value::from("current")), "{said}");

@@ -39,6 +39,12 @@ impl Place {
         Ok(Self { run_dir: real(run_dir)?, give_up: machine.backend.reset_after, look })
     }
 
+    /// Whether all of a folder would be more than the one socket that is meant: it holds everybody's, or those of this
+    /// machine's launcher and of other machines.
+    fn is_crowded(&self, folder: &Path) -> bool {
+        CROWDED.iter().any(|crowded| folder == Path::new(crowded)) || self.run_dir.parent() == Some(folder)
+    }
+
     /// The settings of one of them.
     pub(super) fn settings(&self, id: &str, kind: Kind, queues: Option<u16>) -> Settings {
         self.elsewhere(id, self.run_dir.join(format!("{id}.sock")), kind, queues)
@@ -65,7 +71,7 @@ pub(super) fn settings(
         all.push(match &disk.source {
             DiskSource::File { .. } => place.settings(id, Kind::Blk, Some(machine.disk_queues(disk))),
             DiskSource::Socket(path) => {
-                place.elsewhere(id, foreign(path, &mut visible)?, Kind::Blk, disk.queues)
+                place.elsewhere(id, foreign(path, place, &mut visible)?, Kind::Blk, disk.queues)
             }
         });
     }
@@ -77,12 +83,12 @@ pub(super) fn settings(
                 place.settings(id, kind, Some(machine.net_queues(net)))
             }
             NetSource::Socket(path) => {
-                place.elsewhere(id, foreign(path, &mut visible)?, Kind::Net { mac: None }, net.queues)
+                place.elsewhere(id, foreign(path, place, &mut visible)?, Kind::Net { mac: None }, net.queues)
             }
         });
     }
     for device in &machine.devices {
-        let path = foreign(&device.socket, &mut visible)?;
+        let path = foreign(&device.socket, place, &mut visible)?;
         let kind = Kind::Other { device_id: device.device_id };
         all.push(place.elsewhere(device.id.as_str(), path, kind, device.queues));
     }
@@ -91,12 +97,11 @@ pub(super) fn settings(
 
 /// A socket of somebody else's, by its real path. Its folder is made visible, because a backend that restarts
 /// makes its socket anew.
-fn foreign(path: &Path, visible: &mut Vec<PathBuf>) -> Result<PathBuf, MachineError> {
+fn foreign(path: &Path, place: &Place, visible: &mut Vec<PathBuf>) -> Result<PathBuf, MachineError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = real(folder)?;
     let path = path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name));
-    let shown =
-        if CROWDED.iter().any(|crowded| folder == Path::new(crowded)) { path.clone() } else { folder };
+    let shown = if place.is_crowded(&folder) { path.clone() } else { folder };
     if !visible.contains(&shown) {
         visible.push(shown);
     }

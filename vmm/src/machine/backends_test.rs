@@ -46,6 +46,17 @@ fn own_backends_are_in_the_machines_folder_and_others_where_they_say() {
 }
 
 #[test]
+fn of_the_folder_that_holds_the_machines_only_the_socket_is_shown() {
+    let base = tempfile::tempdir().unwrap();
+    let run_dir = base.path().join("web");
+    std::fs::create_dir(&run_dir).unwrap();
+    let base = base.path().canonicalize().unwrap();
+    let machine = machine(&format!("[[disk]]\nsocket = \"{}/blk.sock\"", base.display()));
+    let (_, visible) = settings(&machine, &Place::new(&machine, &run_dir).unwrap()).unwrap();
+    assert_eq!(visible, [base.join("web"), base.join("blk.sock")]);
+}
+
+#[test]
 fn a_folder_that_is_not_there_is_named() {
     let error = Place::new(&machine(""), Path::new("/nonexistent/run")).unwrap_err().to_string();
     assert_eq!(error, "cannot find the folder /nonexistent/run");
