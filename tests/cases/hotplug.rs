@@ -16,6 +16,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::kvm("hotplug::a_dead_disk_makes_room_for_a_new_one", a_dead_disk_makes_room_for_a_new_one),
         Case::kvm("hotplug::a_card_is_changed_between_two_streams", a_card_is_changed_between_two_streams),
         Case::kvm("hotplug::a_guest_that_lets_go_of_nothing", a_guest_that_lets_go_of_nothing),
+        Case::kvm(
+            "hotplug::a_disk_torn_from_its_driver_hangs_nobody",
+            a_disk_torn_from_its_driver_hangs_nobody,
+        ),
         Case::kvm("hotplug::what_is_plugged_outlives_a_reboot", what_is_plugged_outlives_a_reboot),
     ]
 }
@@ -216,6 +220,48 @@ poweroff -f
     vm.expect_exit(0)
 }
 
+/// A disk is taken away under its driver's hands, before the guest could let go of it: the driver comes to an end all the
+/// same, with the kernel's hot-plugging behind it, and the next disk is used.
+fn a_disk_torn_from_its_driver_hangs_nobody(context: &Context) -> anyhow::Result<()> {
+    let (disk, new) = (context.disk("disk.img", 8)?, context.disk("new.img", 24)?);
+    let script = "
+dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct 2>/dev/null && say used
+while dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct conv=notrunc 2>/dev/null; do :; done
+say ended
+while [ -b /dev/vda ]; do usleep 50000; done
+say gone
+read go
+while [ ! -b /dev/vda ]; do usleep 50000; done
+dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct 2>/dev/null && say size $(cat /sys/block/vda/size)
+say complaints $(dmesg | grep -c -E 'BUG|WARNING|hung_task|blocked for more')
+";
+    let mut vm = context.machine(script)?.disk(&disk, "").start()?;
+    vm.guest("used")?;
+    strata(context, &["device", "unplug", "vm", "disk0", "--force", "--timeout", "0"])?;
+    is_free(context, &vm, "disk0")?;
+    vm.guest("ended")?;
+    vm.guest("gone")?;
+    let path = format!("path={}", new.display());
+    strata(context, &["device", "plug", "vm", "--disk", &path])?;
+    vm.type_in("go\n")?;
+    ensure!(vm.guest_value("size")? == "49152", "the new disk has another size");
+    ensure!(vm.guest_value("complaints")? == "0", "the guest's kernel complains:\n{}", vm.tails());
+    vm.expect_exit(0)
+}
+
+/// A vmm that was broken into cannot ask its launcher for a disk of any file: it has no path to the launcher's socket.
+fn launcher_is_out_of_reach(vm: &Running) -> anyhow::Result<()> {
+    let reaper = vm.pid_of("vmm")?;
+    let children = std::fs::read_to_string(format!("/proc/{reaper}/task/{reaper}/children"))?;
+    let inner = children.split_whitespace().next().context("no process behind the reaper")?;
+    let seen = |path: &Path| Path::new(&format!("/proc/{inner}/root{}", path.display())).exists();
+    let folder = vm.run_dir().canonicalize()?;
+    let launcher = folder.with_file_name(".vm.launcher");
+    ensure!(launcher.exists() && seen(&folder.join("control.sock")), "there is nothing to look for");
+    ensure!(!seen(&launcher), "the vmm sees {}", launcher.display());
+    Ok(())
+}
+
 /// A guest that reboots finds what was plugged in where it was, and not what was unplugged, asked or not.
 fn what_is_plugged_outlives_a_reboot(context: &Context) -> anyhow::Result<()> {
     let disks = [context.disk("a.img", 8)?, context.disk("b.img", 8)?, context.disk("c.img", 24)?];
@@ -228,6 +274,7 @@ reboot -f
 ";
     let mut vm = context.machine(script)?.disk(first, "").disk(second, "").start()?;
     ensure!(vm.guest_value("up")?.trim() == "16384 16384", "the guest has other disks");
+    launcher_is_out_of_reach(&vm)?;
     strata(context, &["device", "unplug", "vm", "disk0"])?;
     let path = format!("path={},id=data", third.display());
     strata(context, &["device", "plug", "vm", "--disk", &path])?;
