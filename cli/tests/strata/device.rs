@@ -1,6 +1,7 @@
 //! `strata device`: devices that come and go, their processes and their files.
 
 use std::fs;
+use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -139,5 +140,30 @@ fn what_cannot_be_plugged_in_leaves_everything_as_it_was() {
     assert_eq!(devices(&place).1, ["disk0", "data"]);
     launcher.type_in("poweroff\n");
     assert!(launcher.wait().success(), "{}", launcher.err());
+    launcher.nothing_is_left();
+}
+
+#[test]
+fn a_vmm_that_dies_meanwhile_ends_the_waiting_and_all_the_rest() {
+    if no_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut launcher = start(&place, &[("FAKE_VMM", "deaf")]);
+    let vmm = launcher.pid_of("m", "vmm");
+    launcher.pid_of("m", "data");
+    let mut waits = place.strata(&["device", "unplug", "m", "data", "--timeout", "300"]);
+    let waits = waits.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the request", || {
+        let output = place.output(&["ps", "--output", "json"]);
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let devices = list[0]["devices"].as_array()?.clone();
+        devices.iter().any(|device| device["leaving"] == true).then_some(())
+    });
+    kill(Pid::from_raw(vmm), Signal::SIGKILL).unwrap();
+    let output = waits.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.code() == Some(1) && said.contains("cannot unplug data from m"), "{said}");
+    assert!(!launcher.wait().success());
     launcher.nothing_is_left();
 }
