@@ -207,17 +207,6 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Watches for backends that hang, from the first one on.
-    fn watch(&mut self) {
-        let Some(limit) = self.machine.backend.hung_after else { return };
-        if !self.watching && !self.backends.is_empty() {
-            self.watching = true;
-            let sender = self.sender.clone();
-            let hung = move |id, pid, sign| drop(sender.send(Event::Hung(id, pid, sign)));
-            tokio::spawn(watch::run(self.run_dir.path().to_owned(), self.roster.clone(), limit, hung));
-        }
-    }
-
     fn note_pid(&self, id: &str, pid: u32) {
         if let Err(error) = self.run_dir.write_pid(id, pid) {
             say(format_args!("strata: cannot write the pid file of {id}: {error}"));

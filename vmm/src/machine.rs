@@ -28,6 +28,7 @@ mod roster;
 mod service;
 mod shared;
 mod signals;
+mod slots;
 mod terminals;
 
 use std::io;

@@ -13,6 +13,7 @@ use strata_ipc::{Client, DeviceState, DeviceStatus, Status};
 
 use super::pulse::{LOOKS, Look, Pulse, Sign, sign};
 use super::vitals;
+use super::{Event, Supervisor};
 use crate::backend;
 use crate::meter;
 
@@ -46,6 +47,19 @@ struct Patient {
     pulse: Pulse,
     /// For how long the vmm has waited for its connection.
     missed: Duration,
+}
+
+impl Supervisor<'_> {
+    /// Watches for backends that hang, from the first one on.
+    pub(super) fn watch(&mut self) {
+        let Some(limit) = self.machine.backend.hung_after else { return };
+        if !self.watching && !self.backends.is_empty() {
+            self.watching = true;
+            let sender = self.sender.clone();
+            let hung = move |id, pid, sign| drop(sender.send(Event::Hung(id, pid, sign)));
+            tokio::spawn(run(self.run_dir.path().to_owned(), self.roster.clone(), limit, hung));
+        }
+    }
 }
 
 /// Watches for ever; `hung` is told of each process that hangs, once.

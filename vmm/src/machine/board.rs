@@ -28,7 +28,7 @@ use crate::legacy::panic::Panic;
 use crate::legacy::power::{self, Power};
 use crate::legacy::uart::{self, Line};
 use crate::memory::Ram;
-use crate::pci::{DEVICES_MAX, Pci, PciDevice, PciError, PciWindows, SPARE_PAGE, Shadow};
+use crate::pci::{Pci, PciDevice, PciWindows, SPARE_PAGE, Shadow};
 use crate::x86::{acpi, layout, smbios};
 
 /// How long vCPUs get to leave the guest and whatever device they are in.
@@ -49,9 +49,9 @@ pub(super) struct Keep<'a> {
 pub(super) struct Board {
     gate: Arc<Gate>,
     threads: Vec<JoinHandle<()>>,
-    interrupts: Interrupts,
-    reasons: Reasons,
-    pci: Arc<Pci>,
+    pub(super) interrupts: Interrupts,
+    pub(super) reasons: Reasons,
+    pub(super) pci: Arc<Pci>,
     // Last: threads and devices are gone before the VM is.
     _vm: Vm,
 }
@@ -203,55 +203,6 @@ impl Board {
     pub(super) fn press_power_button(&self) {
         self.reasons.press();
         self.interrupts.raise(layout::GED_PIN);
-    }
-
-    /// Where the device of this name is on the bus.
-    pub(super) fn slot_of(&self, id: &str) -> Option<u8> {
-        self.pci.slot_of(id)
-    }
-
-    /// How many more devices there is room for.
-    pub(super) fn free_slots(&self) -> usize {
-        DEVICES_MAX.saturating_sub(self.pci.devices())
-    }
-
-    /// Puts a device on the bus; the guest is not told.
-    pub(super) fn insert(&self, device: PciDevice) -> Result<u8, PciError> {
-        self.pci.insert(device)
-    }
-
-    /// Tells the guest that a device has come into a slot.
-    pub(super) fn tell(&self, slot: u8) {
-        self.reasons.changed(slot);
-        self.interrupts.raise(layout::GED_PIN);
-    }
-
-    /// Asks the guest to let go of the device in a slot.
-    pub(super) fn ask_for(&self, slot: u8) {
-        self.reasons.ask(slot);
-        self.interrupts.raise(layout::GED_PIN);
-    }
-
-    /// Has the guest keep it after all.
-    pub(super) fn withdraw(&self, slot: u8) {
-        self.reasons.withdraw(slot);
-    }
-
-    /// Takes a device off the bus that the guest has let go of.
-    pub(super) fn take(&self, slot: u8) -> Option<PciDevice> {
-        self.pci.take(slot)
-    }
-
-    /// Takes a device off the bus that the guest may use, and has it look.
-    pub(super) fn tear(&self, slot: u8) -> Option<PciDevice> {
-        let device = self.pci.tear(slot);
-        self.ask_for(slot);
-        device
-    }
-
-    /// The guest knows what has been taken away.
-    pub(super) fn exorcise(&self, slot: u8) {
-        self.pci.exorcise(slot);
     }
 
     /// Ends all vCPU threads; `None` if some did not come.
