@@ -1,7 +1,5 @@
 //! Devices that are to go, and whose backends are gone.
 
-use std::sync::atomic::Ordering;
-
 use strata_virtio::driver::{Buf, DriverQueue};
 
 use super::reference_test::{Backend, FEATURES, Filler, LIMIT, Rig, eventually, fill};
@@ -15,7 +13,7 @@ fn dead(rig: &Rig) -> (Box<dyn Device>, Handle, DriverQueue) {
     let mut queue = DriverQueue::new(&rig.memory, 0, 128, FEATURES).unwrap();
     device.start_queue(queue.setup(0, 0).unwrap()).unwrap();
     fill(&rig.memory, &mut queue);
-    backend.filler.asleep.store(true, Ordering::SeqCst);
+    backend.filler.fall_asleep();
     queue.add(&[Buf::readable(0x8000, 16), Buf::writable(0x9000, 512), Buf::writable(0xa000, 1)]).unwrap();
     queue.kick();
     backend.kill();
@@ -82,7 +80,7 @@ fn by_force_nobody_is_waited_for_and_the_backend_is_left() {
     device.set_features(FEATURES);
     let mut queue = DriverQueue::new(&rig.memory, 0, 128, FEATURES).unwrap();
     device.start_queue(queue.setup(0, 0).unwrap()).unwrap();
-    backend.filler.asleep.store(true, Ordering::SeqCst);
+    backend.filler.fall_asleep();
     queue.add(&[Buf::writable(0xa000, 1)]).unwrap();
     queue.kick();
     handle.leave(true);

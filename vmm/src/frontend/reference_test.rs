@@ -28,6 +28,8 @@ pub(crate) struct Filler {
     largest_ring: usize,
     /// Takes nothing off the rings.
     pub(super) asleep: AtomicBool,
+    /// Held while it looks at a ring.
+    busy: Mutex<()>,
     written: Mutex<Vec<(u32, Vec<u8>)>>,
     memory: Mutex<Option<GuestMemoryAtomic<GuestMemoryMmap>>>,
 }
@@ -48,9 +50,16 @@ impl Filler {
             config: config(sectors, queues),
             largest_ring: 256,
             asleep: AtomicBool::new(false),
+            busy: Mutex::default(),
             written: Mutex::default(),
             memory: Mutex::default(),
         }
+    }
+
+    /// From now on it takes nothing, and is done with what it was at: it may look at a ring once more after an answer.
+    pub(super) fn fall_asleep(&self) {
+        self.asleep.store(true, Ordering::SeqCst);
+        drop(self.busy.lock().unwrap());
     }
 }
 
@@ -107,6 +116,7 @@ impl VhostUserBackend for Filler {
         vrings: &[VringRwLock],
         _thread: usize,
     ) -> std::io::Result<()> {
+        let _busy = self.busy.lock().unwrap();
         if self.asleep.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -268,7 +278,7 @@ fn requests_of_a_dead_backend_are_answered_by_the_next() {
     for round in 0..5 {
         fill(&rig.memory, &mut queue);
         let dying = backend.take().unwrap();
-        dying.filler.asleep.store(true, Ordering::SeqCst);
+        dying.filler.fall_asleep();
         queue.add(&[Buf::writable(0x8000, 512)]).unwrap();
         queue.kick();
         dying.kill();

@@ -17,7 +17,7 @@ fn a_ring_that_stands_is_seen_and_its_kick_rung() {
     device.start_queue(queue.setup(1, 0).unwrap()).unwrap();
     fill(&rig.memory, &mut queue);
     assert_eq!(handle.stall(), None);
-    backend.filler.asleep.store(true, Ordering::SeqCst);
+    backend.filler.fall_asleep();
     queue.add(&[Buf::writable(0x8000, 512)]).unwrap();
     queue.kick();
     eventually("a stall", || handle.stall().is_some_and(|stall| stall.time >= Duration::from_millis(100)));
