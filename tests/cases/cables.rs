@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use strata_rig::tool;
-use strata_tests::net::{self, GUEST, HOST, Tap};
-use strata_tests::{Case, Context, image};
+use strata_tests::net::{Exchange, GUEST, HOST, Tap};
+use strata_tests::{Case, Context};
 
 /// The cases of this file.
 pub(crate) fn cases() -> Vec<Case> {
@@ -50,11 +50,8 @@ impl Drop for Pair {
 
 fn a_macvtap_carries_files_both_ways(context: &Context) -> anyhow::Result<()> {
     let _pair = Pair::new()?;
-    let file = context.file("file");
-    image::random(&file, SIZE)?;
-    let content = std::fs::read(&file)?;
-    let (down, sender) = net::send_once(content.clone())?;
-    let (up, receiver) = net::receive_once(content.len())?;
+    let exchange = Exchange::new(&context.file("file"), SIZE)?;
+    let (down, up) = (exchange.down, exchange.up);
     let script = format!(
         "
 ip link set eth0 up; ip addr add {GUEST}/24 dev eth0
@@ -65,10 +62,9 @@ say sent
 "
     );
     let mut vm = context.machine(&script)?.arg("--net").arg("macvtap=near").start()?;
-    ensure!(vm.guest_value("sum")? == image::sha256(&file, SIZE)?, "the guest received something else");
+    let sum = vm.guest_value("sum")?;
     vm.guest("sent")?;
-    net::finish(sender)?;
-    ensure!(net::finish(receiver)? == content, "we received something else than the guest has");
+    exchange.finish(&sum)?;
     vm.expect_exit(0)?;
     let left = ip("-br link show type macvtap")?;
     ensure!(left.trim().is_empty(), "a macvtap is left: {left}");

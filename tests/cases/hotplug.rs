@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use strata_rig::tool;
-use strata_tests::net::{self, GUEST, HOST, Tap};
+use strata_tests::net::{Exchange, GUEST, HOST, Tap};
 use strata_tests::process;
 use strata_tests::strata::Running;
 use strata_tests::{Case, Context, image};
@@ -129,12 +129,8 @@ say complaints $(dmesg | grep -c -E 'BUG|WARNING|hung_task|blocked for more')
 
 /// A card goes after a stream over it, and another comes, under the same name, for the next one.
 fn a_card_is_changed_between_two_streams(context: &Context) -> anyhow::Result<()> {
-    let size = 4 << 20;
-    let file = context.file("file");
-    image::random(&file, size)?;
-    let content = std::fs::read(&file)?;
-    let (first, sent) = net::send_once(content.clone())?;
-    let (second, received) = net::receive_once(content.len())?;
+    let exchange = Exchange::new(&context.file("file"), 4 << 20)?;
+    let (first, second) = (exchange.down, exchange.up);
     let tap = Tap::new("tap0", false)?;
     let script = format!(
         "
@@ -151,8 +147,7 @@ say sent
 "
     );
     let mut vm = context.machine(&script)?.net(tap.name(), "").start()?;
-    ensure!(vm.guest_value("sum")? == image::sha256(&file, size)?, "the guest received something else");
-    net::finish(sent)?;
+    let sum = vm.guest_value("sum")?;
     let said = strata(context, &["device", "unplug", "vm", "net0"])?;
     ensure!(said.contains("net0 of vm is unplugged"), "{said}");
     vm.guest("gone")?;
@@ -162,7 +157,7 @@ say sent
     ensure!(said.starts_with("net0 is plugged into vm, in slot "), "{said}");
     ensure!(vm.guest_value("address")? == "52:54:00:12:34:99", "the new card has another address");
     vm.guest("sent")?;
-    ensure!(net::finish(received)? == content, "we received something else than the guest has");
+    exchange.finish(&sum)?;
     vm.expect_exit(0)
 }
 

@@ -9,10 +9,12 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use strata_rig::tool;
+
+use crate::image;
 
 /// The host's address on the tap; the guest takes [`GUEST`].
 pub const HOST: &str = "10.77.0.1";
@@ -84,11 +86,48 @@ impl Drop for Tap {
     }
 }
 
+/// Random bytes that a guest gets over TCP and sends back.
+pub struct Exchange {
+    /// The port the guest gets them from.
+    pub down: u16,
+    /// The port it sends them to.
+    pub up: u16,
+    content: Vec<u8>,
+    sum: String,
+    sender: JoinHandle<anyhow::Result<()>>,
+    receiver: JoinHandle<anyhow::Result<Vec<u8>>>,
+}
+
+impl Exchange {
+    /// Bytes to exchange, which stand in `file` as well, and somebody at both ports.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or there is no port to listen on.
+    pub fn new(file: &Path, size: u64) -> anyhow::Result<Self> {
+        image::random(file, size)?;
+        let content = std::fs::read(file)?;
+        let (down, sender) = send_once(content.clone())?;
+        let (up, receiver) = receive_once(content.len())?;
+        Ok(Self { down, up, content, sum: image::sha256(file, size)?, sender, receiver })
+    }
+
+    /// Waits until both ways are done, and compares; `sum` is the guest's SHA-256 of what it got.
+    ///
+    /// # Errors
+    /// If either side got something else than was sent.
+    pub fn finish(self, sum: &str) -> anyhow::Result<()> {
+        ensure!(sum == self.sum, "the guest received something else");
+        finish(self.sender)?;
+        ensure!(finish(self.receiver)? == self.content, "we received something else than the guest has");
+        Ok(())
+    }
+}
+
 /// Sends `content` to the first that connects to the returned port.
 ///
 /// # Errors
 /// If there is no port to listen on.
-pub fn send_once(content: Vec<u8>) -> anyhow::Result<(u16, JoinHandle<anyhow::Result<()>>)> {
+fn send_once(content: Vec<u8>) -> anyhow::Result<(u16, JoinHandle<anyhow::Result<()>>)> {
     let (listener, port) = listen()?;
     let sender = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept()?;
@@ -102,7 +141,7 @@ pub fn send_once(content: Vec<u8>) -> anyhow::Result<(u16, JoinHandle<anyhow::Re
 ///
 /// # Errors
 /// If there is no port to listen on.
-pub fn receive_once(size: usize) -> anyhow::Result<(u16, JoinHandle<anyhow::Result<Vec<u8>>>)> {
+fn receive_once(size: usize) -> anyhow::Result<(u16, JoinHandle<anyhow::Result<Vec<u8>>>)> {
     let (listener, port) = listen()?;
     let receiver = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept()?;
@@ -120,7 +159,7 @@ fn listen() -> anyhow::Result<(TcpListener, u16)> {
     Ok((listener, port))
 }
 
-/// Waits for a thread of [`send_once`] or [`receive_once`].
+/// Waits for a thread at the host's end of a connection.
 ///
 /// # Errors
 /// Those of the thread.
