@@ -25,8 +25,9 @@ use crate::{kernel, tool};
 
 /// All that TCG can do but five-level paging. With it a guest of the rig's KVM meets a triple fault every few minutes of
 /// disk or network load: at once after VMRUN the emulated processor finds nothing in page tables that are whole (CR3 and
-/// all five levels were looked at), as if it had read them with four. Seen with QEMU 10.0.2, four times in nine minutes;
-/// without it not once.
+/// all five levels were looked at), as if it had read them with four. Seen with QEMU 10.0.2, four times in nine minutes.
+/// With four levels it is rare, not gone: a triple fault and a kernel's double fault of guests nobody had done anything to
+/// yet, and a reset of the rig itself, in some hours on a host with other work.
 const CPU: &str = "max,la57=off";
 /// In the out folder: what the emulator notes of resets.
 const EMULATOR_LOG: &str = ".emulator-log";
