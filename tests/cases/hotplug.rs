@@ -219,11 +219,13 @@ poweroff -f
 /// same, with the kernel's hot-plugging behind it, and the next disk is used.
 fn a_disk_torn_from_its_driver_hangs_nobody(context: &Context) -> anyhow::Result<()> {
     let (disk, new) = (context.disk("disk.img", 8)?, context.disk("new.img", 24)?);
+    // What is plugged in while the guest still takes the old function down, it takes for that one.
     let script = "
+P=$(cd -P /sys/block/vda/device && cd -P .. && pwd)
 dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct 2>/dev/null && say used
 while dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct conv=notrunc 2>/dev/null; do :; done
 say ended
-while [ -b /dev/vda ]; do usleep 50000; done
+while [ -b /dev/vda ] || [ -e \"$P\" ]; do usleep 50000; done
 say gone
 read go
 while [ ! -b /dev/vda ]; do usleep 50000; done
