@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use strata_rig::tool;
-use strata_tests::net::{Exchange, GUEST, HOST, Tap};
+use strata_tests::net::{Exchange, GUEST, HOST, Tap, ip};
 use strata_tests::{Case, Context};
 
 /// The cases of this file.
@@ -23,10 +22,6 @@ const OTHER: &str = "10.77.0.77";
 /// Requests while there is a limit, and the limit per second.
 const REQUESTS: u64 = 60;
 const PER_SECOND: u64 = 20;
-
-fn ip(arguments: &str) -> anyhow::Result<String> {
-    tool::text(tool::command("ip").args(arguments.split_whitespace()))
-}
 
 /// A pair of interfaces of the host, both gone when dropped.
 struct Pair;

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use strata_rig::tool;
-use strata_tests::net::{Exchange, GUEST, HOST, Tap};
+use strata_tests::net::{Exchange, GUEST, HOST, Tap, ip};
 use strata_tests::{Case, Context, skip};
 
 /// The cases of this file.
@@ -47,10 +47,6 @@ say sent
     vm.guest("sent")?;
     exchange.finish(&sum)?;
     vm.expect_exit(0)
-}
-
-fn ip(arguments: &str) -> anyhow::Result<String> {
-    tool::text(tool::command("ip").args(arguments.split_whitespace()))
 }
 
 /// A bridge of the host, and hosts of this namespace on ports of it; all gone when dropped.

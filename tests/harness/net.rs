@@ -86,6 +86,14 @@ impl Drop for Tap {
     }
 }
 
+/// What `ip` says to `arguments`, words with spaces between them.
+///
+/// # Errors
+/// If it refuses them.
+pub fn ip(arguments: &str) -> anyhow::Result<String> {
+    tool::text(tool::command("ip").args(arguments.split_whitespace()))
+}
+
 /// Random bytes that a guest gets over TCP and sends back.
 pub struct Exchange {
     /// The port the guest gets them from.

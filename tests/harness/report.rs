@@ -80,10 +80,7 @@ impl Summary {
 }
 
 /// The lines of a summary in their order.
-///
-/// # Errors
-/// If one makes no sense.
-pub fn parse(summary: &str) -> anyhow::Result<Vec<Entry>> {
+fn parse(summary: &str) -> anyhow::Result<Vec<Entry>> {
     let lines = summary.lines().map(serde_json::from_str);
     lines.collect::<Result<_, _>>().context("a line of the guest cases' summary makes no sense")
 }
