@@ -26,6 +26,12 @@ struct Entry {
     why: String,
 }
 
+impl Entry {
+    fn is_begun(&self) -> bool {
+        self.outcome == "begun"
+    }
+}
+
 /// Runs those cases whose name contains one of `filters`; all without any.
 ///
 /// # Errors
@@ -75,12 +81,14 @@ fn in_the_rig(place: &Place, out: &Path, filters: &[String]) -> anyhow::Result<C
             Ok(code) => return count(&summary, Some(format!("guest-cases ended with {code}"))),
             Err(error) => error,
         };
-        let last = read(&summary)?.pop();
-        let cut = last.filter(|entry| entry.outcome == "begun").map(|entry| entry.name);
+        let entries = read(&summary)?;
+        let cut = entries.last().filter(|entry| entry.is_begun()).map(|entry| &entry.name);
+        let begun =
+            |case: &String| entries.iter().filter(|entry| entry.is_begun() && entry.name == *case).count();
         resets += 1;
         let goes_on = error.is::<machine::Reset>() && resets <= RESETS;
         match cut {
-            Some(case) if goes_on && begun(&summary, &case)? == 1 => {
+            Some(case) if goes_on && begun(case) == 1 => {
                 println!("{error:#}");
                 say(&format!(
                     "the rig was reset in the middle of {case}, so its result is not known: a new rig goes on"
@@ -89,11 +97,6 @@ fn in_the_rig(place: &Place, out: &Path, filters: &[String]) -> anyhow::Result<C
             _ => return count(&summary, Some(format!("{error:#}"))),
         }
     }
-}
-
-fn begun(summary: &Path, case: &str) -> anyhow::Result<usize> {
-    let entries = read(summary)?;
-    Ok(entries.iter().filter(|entry| entry.name == case && entry.outcome == "begun").count())
 }
 
 /// What cases take from the environment: how often to kill (`cases/faults.rs`).
@@ -121,7 +124,7 @@ fn count(summary: &Path, trouble: Option<String>) -> anyhow::Result<Counts> {
         }
     }
     let last = entries.last();
-    let explained = !counts.failed.is_empty() && last.is_some_and(|entry| entry.outcome != "begun");
+    let explained = !counts.failed.is_empty() && last.is_some_and(|entry| !entry.is_begun());
     if let Some(trouble) = trouble.filter(|_| !explained) {
         let at = last.map_or("the start", |entry| &entry.name);
         counts.failed.push(format!("guest cases, at {at}: {trouble}"));
