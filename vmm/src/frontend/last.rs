@@ -8,11 +8,12 @@
 //! Called by the link, on the monitor's thread and the owner's. Reads rings as a backend does (`strata_virtio::queue`), and
 //! a copy of the inflight region: the original is a file that its maker could cut short under a mapping.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::uio::pread;
 use strata_virtio::chain::Chain;
 use strata_virtio::device::{QueueSetup, StartError};
 use strata_virtio::inflight;
@@ -108,22 +109,9 @@ pub(super) fn copy(region: &Inflight) -> Option<inflight::Inflight> {
     if length > region.size.min(LONGEST) {
         return None;
     }
-    let (mut bytes, mut done) = (vec![0; usize::try_from(length).ok()?], 0);
-    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        let offset = region.offset.checked_add(done as u64)?;
-        match pread(region.fd.as_fd(), rest, i64::try_from(offset).ok()?) {
-            Ok(count @ 1..) => done += count,
-            Err(nix::errno::Errno::EINTR) => {}
-            _ => return None,
-        }
-    }
-    let mut done = 0;
-    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-        match nix::sys::uio::pwrite(copy.fd.as_fd(), rest, done as i64) {
-            Ok(count @ 1..) => done += count,
-            Err(nix::errno::Errno::EINTR) => {}
-            _ => return None,
-        }
-    }
+    let mut bytes = vec![0; usize::try_from(length).ok()?];
+    let file = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).ok();
+    file(region.fd.as_fd())?.read_exact_at(&mut bytes, region.offset).ok()?;
+    file(copy.fd.as_fd())?.write_all_at(&bytes, 0).ok()?;
     Some(copy.inflight)
 }
