@@ -46,17 +46,7 @@ impl Drop for Pair {
 fn a_macvtap_carries_files_both_ways(context: &Context) -> anyhow::Result<()> {
     let _pair = Pair::new()?;
     let exchange = Exchange::new(&context.file("file"), SIZE)?;
-    let (down, up) = (exchange.down, exchange.up);
-    let script = format!(
-        "
-ip link set eth0 up; ip addr add {GUEST}/24 dev eth0
-nc {HOST} {down} > /tmp/f </dev/null
-say sum $(sha256sum < /tmp/f | cut -d' ' -f1)
-nc {HOST} {up} < /tmp/f >/dev/null
-say sent
-"
-    );
-    let mut vm = context.machine(&script)?.arg("--net").arg("macvtap=near").start()?;
+    let mut vm = context.machine(&exchange.script())?.arg("--net").arg("macvtap=near").start()?;
     let sum = vm.guest_value("sum")?;
     vm.guest("sent")?;
     exchange.finish(&sum)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::ensure;
-use strata_tests::net::{Exchange, GUEST, HOST, Tap};
+use strata_tests::net::{Exchange, Tap};
 use strata_tests::process::{self, Process};
 use strata_tests::{Case, Context, image, qemu};
 
@@ -137,16 +137,7 @@ fn vhost_net_serves_qemu(context: &Context) -> anyhow::Result<()> {
     let mut server = process::start("vhost-net", &mut command)?;
     socket_appears(&socket, &mut server)?;
     let exchange = Exchange::new(&context.file("file"), 8 << 20)?;
-    let (down, up) = (exchange.down, exchange.up);
-    let script = format!(
-        "
-ip link set eth0 up; ip addr add {GUEST}/24 dev eth0
-nc {HOST} {down} > /tmp/f </dev/null
-say sum $(sha256sum < /tmp/f | cut -d' ' -f1)
-nc {HOST} {up} < /tmp/f >/dev/null
-"
-    );
-    let mut guest = qemu::Guest::new(context, &script)?.net(&socket).start()?;
+    let mut guest = qemu::Guest::new(context, &exchange.script())?.net(&socket).start()?;
     let sum = guest.output.value("guest: sum")?;
     guest.expect_exit(0)?;
     exchange.finish(&sum)?;

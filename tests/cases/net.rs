@@ -26,18 +26,11 @@ const SECOND: &str = "02:00:00:00:00:43";
 fn files_both_ways(context: &Context, pairs: u32) -> anyhow::Result<()> {
     let tap = Tap::new("tap0", pairs > 1)?;
     let exchange = Exchange::new(&context.file("file"), SIZE)?;
-    let (down, up) = (exchange.down, exchange.up);
-    let script = format!(
-        "
+    let card = "
 say address $(cat /sys/class/net/eth0/address)
 say queues $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)
-ip link set eth0 up; ip addr add {GUEST}/24 dev eth0
-nc {HOST} {down} > /tmp/f </dev/null
-say sum $(sha256sum < /tmp/f | cut -d' ' -f1)
-nc {HOST} {up} < /tmp/f >/dev/null
-say sent
-"
-    );
+";
+    let script = card.to_owned() + &exchange.script();
     let machine = context.machine(&script)?.cpus(pairs);
     let more = format!(",mac=52:54:00:12:34:56,queues={pairs}");
     let mut vm = machine.net(tap.name(), &more).start()?;

@@ -119,6 +119,20 @@ impl Exchange {
         Ok(Self { down, up, content, sum: image::sha256(file, size)?, sender, receiver })
     }
 
+    /// What a guest with one card on a [`Tap`]'s network does: says the `sum` of what it got, then that it is `sent`.
+    pub fn script(&self) -> String {
+        let Self { down, up, .. } = self;
+        format!(
+            "
+ip link set eth0 up; ip addr add {GUEST}/24 dev eth0
+nc {HOST} {down} > /tmp/f </dev/null
+say sum $(sha256sum < /tmp/f | cut -d' ' -f1)
+nc {HOST} {up} < /tmp/f >/dev/null
+say sent
+"
+        )
+    }
+
     /// Waits until both ways are done, and compares; `sum` is the guest's SHA-256 of what it got.
     ///
     /// # Errors
