@@ -8,6 +8,7 @@ use serde_json::Value;
 use strata_rig::Kvm;
 use strata_tests::guest::Kernel;
 use strata_tests::load::{self, Loaded, Measured};
+use strata_tests::process::processor;
 use strata_tests::{Case, Context};
 
 /// The cases of this file.
@@ -22,7 +23,8 @@ pub(crate) fn cases() -> Vec<Case> {
 const IDLE: Duration = Duration::from_secs(4);
 
 fn idle(context: &Context, halt: &str) -> anyhow::Result<Measured> {
-    let machine = load::machine(context, Kernel::Cloud)?.arg("--vcpu").arg(&format!("halt={halt},pin=0"));
+    let words = format!("halt={halt},pin={}", processor()?);
+    let machine = load::machine(context, Kernel::Cloud)?.arg("--vcpu").arg(&words);
     let mut guest = Loaded::start(machine)?;
     let idle = guest.idle(IDLE)?;
     println!("   halt = {halt:?}: {}", idle.line());
@@ -32,7 +34,8 @@ fn idle(context: &Context, halt: &str) -> anyhow::Result<Measured> {
 
 fn a_halt_that_stays_is_no_exit(context: &Context) -> anyhow::Result<()> {
     if !Kvm::halts_can_stay() {
-        let machine = load::machine(context, Kernel::Cloud)?.arg("--vcpu").arg("halt=guest,pin=0");
+        let words = format!("halt=guest,pin={}", processor()?);
+        let machine = load::machine(context, Kernel::Cloud)?.arg("--vcpu").arg(&words);
         let mut vm = machine.start()?;
         vm.expect_exit(1)?;
         let said = vm.errors.so_far();

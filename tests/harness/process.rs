@@ -16,6 +16,17 @@ use crate::lines::{Lines, limit};
 /// How often a condition without an event of its own is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The first processor that we, and so our children, may run on: the rig keeps one for itself.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn processor() -> anyhow::Result<u32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = allowed.and_then(|list| list.trim().split(['-', ',']).next()?.parse().ok());
+    first.context("/proc/self/status does not say which processors are allowed")
+}
+
 /// A running child.
 pub struct Process {
     /// What it is, for messages.

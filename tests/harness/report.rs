@@ -1,17 +1,17 @@
 //! Runs cases one after another and says how they went: cargo-test-like lines, and a summary for `xtask`.
 //!
 //! Called by: `guest-cases`. One case at a time, because exits are counted for the whole host and the rig has two
-//! processors. The summary is a line of JSON as a case begins and one as it ends, so that it survives the machine the
-//! cases run on: a second call with the same summary goes on after what ended.
+//! processors. The summary is a line of JSON as a case begins and one as it ends, so that what is known survives the
+//! machine the cases run on.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use strata_rig::Place;
 
 use crate::case::{Case, Context, Skipped};
@@ -19,7 +19,7 @@ use crate::leftovers::Before;
 use crate::programs::Programs;
 
 /// How far a case is, or how it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Not at its end yet.
@@ -33,7 +33,7 @@ pub enum Outcome {
 }
 
 /// One case's result.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Entry {
     /// The case.
     pub name: String,
@@ -47,42 +47,24 @@ pub struct Entry {
 
 /// What is known of cases: in a file, or nowhere.
 #[derive(Debug)]
-pub struct Summary {
-    file: Option<File>,
-    ended: Vec<String>,
-}
+pub struct Summary(Option<File>);
 
 impl Summary {
-    /// The summary in `path`, with what it says already; without a path one that is not kept.
+    /// A new summary in `path`; without a path one that is not kept.
     ///
     /// # Errors
-    /// If the file cannot be read or written, or a whole line of it makes no sense.
-    pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Self { file: None, ended: Vec::new() }) };
-        let read = std::fs::read_to_string(path).unwrap_or_default();
-        let entries = parse(&read).with_context(|| format!("{}", path.display()))?;
-        let ended = entries.into_iter().filter(|entry| entry.outcome != Outcome::Begun);
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { file: Some(file), ended: ended.map(|entry| entry.name).collect() })
-    }
-
-    /// True if the case has ended, however.
-    pub fn knows(&self, case: &Case) -> bool {
-        self.ended.iter().any(|name| name == case.name)
+    /// If the file cannot be written.
+    pub fn create(path: Option<&Path>) -> anyhow::Result<Self> {
+        let create =
+            |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
+        Ok(Self(path.map(create).transpose()?))
     }
 
     fn add(&mut self, entry: &Entry) -> anyhow::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some(file) = &mut self.0 else { return Ok(()) };
         let line = serde_json::to_string(entry)? + "\n";
         file.write_all(line.as_bytes()).context("cannot write the summary")
     }
-}
-
-/// The lines of a summary in their order.
-fn parse(summary: &str) -> anyhow::Result<Vec<Entry>> {
-    let lines = summary.lines().map(serde_json::from_str);
-    lines.collect::<Result<_, _>>().context("a line of the guest cases' summary makes no sense")
 }
 
 /// Runs `cases` with their files below `dir`; true if none failed.

@@ -13,10 +13,6 @@ use strata_rig::{Kvm, Place, Rig, machine, packages, tool};
 use crate::build;
 use crate::counts::Counts;
 
-/// How often the cases go on in a new rig after one was reset in the middle of a case, which leaves that case's result
-/// unknown: the emulator does that to it, rarely (tests/rig, machine.rs). Twice in the same case is the case's doing.
-const RESETS: usize = 3;
-
 /// One line of the summary that `guest-cases` writes: a case has begun, or ended.
 #[derive(Deserialize)]
 struct Entry {
@@ -73,30 +69,13 @@ fn in_the_rig(place: &Place, out: &Path, filters: &[String]) -> anyhow::Result<C
         quoted.join(" ")
     );
     let summary = out.join("kvm.json");
-    let mut resets = 0;
-    loop {
-        let ended = Rig::from_environment(place).run(&script, out, &mut |line| println!("{line}"));
-        let error = match ended {
-            Ok(0) => return count(&summary, None),
-            Ok(code) => return count(&summary, Some(format!("guest-cases ended with {code}"))),
-            Err(error) => error,
-        };
-        let entries = read(&summary)?;
-        let cut = entries.last().filter(|entry| entry.is_begun()).map(|entry| &entry.name);
-        let begun =
-            |case: &String| entries.iter().filter(|entry| entry.is_begun() && entry.name == *case).count();
-        resets += 1;
-        let goes_on = error.is::<machine::Reset>() && resets <= RESETS;
-        match cut {
-            Some(case) if goes_on && begun(case) == 1 => {
-                println!("{error:#}");
-                say(&format!(
-                    "the rig was reset in the middle of {case}, so its result is not known: a new rig goes on"
-                ));
-            }
-            _ => return count(&summary, Some(format!("{error:#}"))),
-        }
-    }
+    let ended = Rig::from_environment(place).run(&script, out, &mut |line| println!("{line}"));
+    let trouble = match ended {
+        Ok(0) => None,
+        Ok(code) => Some(format!("guest-cases ended with {code}")),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    count(&summary, trouble)
 }
 
 /// What cases take from the environment: how often to kill (`cases/faults.rs`).
@@ -104,17 +83,13 @@ fn passed_on() -> Vec<String> {
     std::env::var("STRATA_KILLS").map(|kills| format!("STRATA_KILLS={kills}")).into_iter().collect()
 }
 
-/// The summary's lines; none if it was never written.
-fn read(summary: &Path) -> anyhow::Result<Vec<Entry>> {
-    let text = std::fs::read_to_string(summary).unwrap_or_default();
-    let lines = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
-    lines.context("the guest cases' summary makes no sense")
-}
-
 /// What a summary comes to; `trouble` counts as a failure of its own unless a case's failure explains it.
 fn count(summary: &Path, trouble: Option<String>) -> anyhow::Result<Counts> {
     let mut counts = Counts::default();
-    let entries = read(summary)?;
+    // None if it was never written.
+    let text = std::fs::read_to_string(summary).unwrap_or_default();
+    let entries = text.lines().map(serde_json::from_str).collect::<Result<Vec<Entry>, _>>();
+    let entries = entries.context("the guest cases' summary makes no sense")?;
     for entry in &entries {
         match entry.outcome.as_str() {
             "begun" => {}

@@ -25,13 +25,6 @@ fn a_begun_case_is_neither_passed_nor_failed() {
 }
 
 #[test]
-fn a_case_that_went_on_in_another_machine_counts_once() {
-    let again = CUT.to_owned() + &PASSED.replace("\"a\"", "\"b\"");
-    let counts = counted(&[PASSED, &again].concat(), None);
-    assert_eq!((counts.passed, counts.failed.len()), (2, 0));
-}
-
-#[test]
 fn a_failed_case_explains_the_programs_status_and_nothing_else_does() {
     assert_eq!(counted(FAILED, Some("exit status 1")).failed, ["c (2 s)"]);
     assert_eq!(counted(PASSED, Some("exit status 2")).failed, ["guest cases, at a: exit status 2"]);
