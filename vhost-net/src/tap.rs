@@ -6,7 +6,9 @@
 //! Refuses a tap that does not exist (unless asked to create it), is in use, lacks a virtio-net header or is
 //! no tap at all: a descriptor from outside is not trusted to be what it is said to be.
 
+mod error;
 mod ioctl;
+mod macvtap;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+pub use error::TapError;
 pub use ioctl::offload;
 
 use crate::header::HEADER;
@@ -24,72 +27,6 @@ pub const MAX_PAIRS: u16 = 256;
 
 /// How long a tap may be busy before it is said to be.
 const BUSY: Duration = Duration::from_millis(500);
-
-/// Why a tap cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TapError {
-    /// The name is empty or longer than the kernel's 15 bytes.
-    #[error("{0:?} is no interface name: 1 to 15 bytes without / and spaces are allowed")]
-    Name(String),
-    /// There is no such interface.
-    #[error(
-        "the tap {0} does not exist: make it with `ip tuntap add dev {0} mode tap{1}`, or ask for --create-tap"
-    )]
-    Missing(String, &'static str),
-    /// Another process holds it.
-    #[error("the tap {0} is in use by another process")]
-    Busy(String),
-    /// It belongs to another user and we may not administer the network.
-    #[error("no permission to open the tap {0}: it must belong to this user (`ip tuntap add ... user NAME`)")]
-    Permission(String),
-    /// The interface exists and is something else, or differs in its number of queues.
-    #[error("{name} cannot be opened as a tap with {queues}: it is no tap, or was made {other}")]
-    Mismatch {
-        /// Its name.
-        name: String,
-        /// What was asked for.
-        queues: &'static str,
-        /// The way it was perhaps made instead.
-        other: &'static str,
-    },
-    /// No pairs, or more than the kernel has.
-    #[error("{0} queue pairs; 1 to {MAX_PAIRS} are allowed")]
-    Pairs(usize),
-    /// A descriptor that is no tap.
-    #[error("descriptor {index} given as a tap is none")]
-    NotATap {
-        /// Its place in the list.
-        index: usize,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// A tap without what frames need.
-    #[error("descriptor {index} is a tap without {missing}; open it with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR")]
-    Flags {
-        /// Its place in the list.
-        index: usize,
-        /// The flag that is not set, or must not be.
-        missing: &'static str,
-    },
-    /// Descriptors of different taps.
-    #[error("descriptors of two taps were given, {first} and {second}")]
-    Different {
-        /// The first one's name.
-        first: String,
-        /// The other one's name.
-        second: String,
-    },
-    /// The system refused.
-    #[error("the tap cannot be {what}")]
-    System {
-        /// What was being done.
-        what: &'static str,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// One tap with a descriptor per queue pair.
 #[derive(Debug)]
@@ -102,7 +39,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Opens the tap `name` with one queue per pair, all attached.
+    /// Opens the tap or macvtap `name` with one queue per pair, all attached.
     ///
     /// # Errors
     /// See [`TapError`].
@@ -117,11 +54,19 @@ impl Tap {
             let suffix = if pairs > 1 { " multi_queue" } else { "" };
             return Err(TapError::Missing(name.to_owned(), suffix));
         }
+        let macvtap =
+            macvtap::find(name).map_err(|source| TapError::System { what: "looked up in /sys", source })?;
         let mut queues = Vec::with_capacity(pairs);
         let mut multi_queue = pairs > 1;
         for _ in 0..pairs {
-            let fd = ioctl::open_tun()
-                .map_err(|source| TapError::System { what: "opened (/dev/net/tun)", source })?;
+            let fd = match &macvtap {
+                Some(node) => node.open().map_err(|source| {
+                    let (name, node) = (name.to_owned(), node.path.clone());
+                    TapError::Node { name, node, source }
+                })?,
+                None => ioctl::open_tun()
+                    .map_err(|source| TapError::System { what: "opened (/dev/net/tun)", source })?,
+            };
             if let Err(source) = attach(&fd, &wire, multi_queue) {
                 // One pair is also served by a tap made for several; the kernel wants to hear so.
                 let retry = source.raw_os_error() == Some(libc::EINVAL) && !multi_queue;
