@@ -1,11 +1,12 @@
 //! `strata unit`: what systemd has to know of a machine, from its machine file.
 //!
-//! Owns the drop-ins under the templates `strata-vm@`, `vhost-blk@` and `vhost-net@`, written at boot and at every
+//! Owns the drop-ins under the templates `strata-vm@`, `vhost-blk@`, `vhost-net@` and `strata-attach@`, written at boot and at every
 //! `systemctl daemon-reload` (so also by `enable`) by a systemd.generator(7) that calls this. A machine file that is
 //! wrong costs its own machine only, and the reason is in that unit's description.
 
 mod dropin;
 mod machines;
+mod nic;
 mod register;
 #[cfg(test)]
 mod unit_test;
@@ -17,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use strata_config::{ConfigError, Machine, Name, Uuid};
+use strata_config::{ConfigError, DeviceId, Machine, Name, Uuid};
 
 use crate::profile;
 use crate::say::{print, say};
@@ -41,6 +42,12 @@ pub(crate) struct UnitArgs {
     /// Enter the machine, which systemd runs, into systemd-machined's list; strata-register@NAME does this
     #[arg(long, requires = "name", conflicts_with = "generator", hide = true)]
     pub(crate) register: bool,
+    /// Plug in this NIC of the machine, to stay until it is detached; strata-attach@ does this
+    #[arg(long, value_name = "NIC", requires = "name", conflicts_with_all = ["generator", "register"], hide = true)]
+    pub(crate) attach: Option<DeviceId>,
+    /// Remove what was made for this NIC, if anything was
+    #[arg(long, value_name = "MACHINE-NIC", conflicts_with_all = ["name", "generator"], hide = true)]
+    pub(crate) detach: Option<String>,
 }
 
 /// Shows, or as a generator writes, the drop-ins.
@@ -50,6 +57,12 @@ pub(crate) struct UnitArgs {
 pub(crate) fn run(args: &UnitArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.generator {
         return generate(&args.machines, folder);
+    }
+    if let Some(instance) = &args.detach {
+        return nic::detach(instance);
+    }
+    if let (Some(name), Some(id)) = (&args.name, &args.attach) {
+        return nic::attach(&generated(name)?, id);
     }
     let names = match &args.name {
         Some(name) if args.register => return register::register(name),
@@ -82,6 +95,11 @@ fn generate(machines: &Path, folder: &Path) -> anyhow::Result<()> {
         write(folder, files)?;
     }
     Ok(())
+}
+
+/// The machine as systemd knows it: what the generator read at the last reload.
+fn generated(name: &Name) -> Result<Machine, ConfigError> {
+    Machine::from_file(Path::new(&format!("/run/systemd/generator/strata/{name}.json")))
 }
 
 /// The machine of this name, from its file and what lies over it.

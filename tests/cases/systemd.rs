@@ -5,6 +5,7 @@
 mod backends;
 mod guest;
 mod machine;
+mod plugged;
 mod sockets;
 
 use strata_tests::Case;

@@ -94,6 +94,16 @@ pub fn ip(arguments: &str) -> anyhow::Result<String> {
     tool::text(tool::command("ip").args(arguments.split_whitespace()))
 }
 
+/// The same in another network namespace, given as a file.
+///
+/// # Errors
+/// As those of [`ip`].
+pub fn ip_in(network: &Path, arguments: &str) -> anyhow::Result<String> {
+    let mut command = tool::command("nsenter");
+    command.arg(format!("--net={}", network.display())).arg("ip").args(arguments.split_whitespace());
+    tool::text(&mut command)
+}
+
 /// Random bytes that a guest gets over TCP and sends back.
 pub struct Exchange {
     /// The port the guest gets them from.

@@ -11,7 +11,8 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// Service, the highest exposure it may have (0 to 10), in tenths as `--threshold` takes it.
-const SCORES: &[(&str, u32)] = &[("vhost-blk", 5), ("strata-vm", 8), ("vhost-net", 15)];
+const SCORES: &[(&str, u32)] =
+    &[("vhost-blk", 5), ("strata-vm", 8), ("vhost-net", 15), ("strata-attach", 15)];
 
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("systemd/units")

@@ -9,7 +9,7 @@ use strata_config::NetSource;
 use super::*;
 
 /// Runs `test` on a thread in a new namespace, with `lo` up.
-fn in_namespace(test: fn()) {
+pub(super) fn in_namespace(test: fn()) {
     let thread = std::thread::spawn(move || {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
             eprintln!("skipped: a network namespace needs root: {error}");
@@ -25,7 +25,7 @@ fn in_namespace(test: fn()) {
     thread.join().unwrap();
 }
 
-fn ip(arguments: &str) -> String {
+pub(super) fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -35,13 +35,17 @@ fn plug(keys: &str) -> Result<Attachment, String> {
     plug_as("02:00:00:00:00:07", keys)
 }
 
+pub(super) fn machine(mac: &str, keys: &str) -> Machine {
+    format!("name = \"web\"\nkernel = \"/k\"\n[[net]]\nmac = \"{mac}\"\n{keys}").parse().unwrap()
+}
+
 fn plug_as(mac: &str, keys: &str) -> Result<Attachment, String> {
-    let machine: Machine = format!("kernel = \"/k\"\n[[net]]\nmac = \"{mac}\"\n{keys}").parse().unwrap();
+    let machine = machine(mac, keys);
     let NetSource::Own(own) = &machine.nets[0].source else { panic!() };
     attach(&machine, &machine.nets[0], own).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
 }
 
-fn there(name: &str) -> bool {
+pub(super) fn there(name: &str) -> bool {
     Command::new("ip").args(["link", "show", name]).output().unwrap().status.success()
 }
 

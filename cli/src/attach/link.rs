@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::RawFd;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::link::{
     AfSpecBridge, AfSpecInet6, AfSpecUnspec, BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode, InfoBridge,
@@ -20,6 +21,8 @@ pub(super) struct Seen {
     pub(super) index: u32,
     pub(super) mtu: u32,
     pub(super) macvtap: bool,
+    /// What people, or we, wrote on it.
+    pub(super) alias: Option<String>,
     /// If it is a bridge.
     pub(super) bridge: Option<Bridge>,
 }
@@ -48,8 +51,8 @@ impl Links {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Asks; the interface in the answer, if there is one.
-    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
+    /// Asks; the interfaces in the answer.
+    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<LinkMessage>> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
@@ -59,7 +62,7 @@ impl Links {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
-        let mut found = None;
+        let mut found = Vec::new();
         loop {
             let (answer, _) = self.socket.recv_from_full()?;
             let mut rest = answer.as_slice();
@@ -72,8 +75,9 @@ impl Links {
                     continue;
                 }
                 match part.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => found = Some(link),
-                    // The end: what went wrong, or nothing.
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => found.push(link),
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    // The end, too: what went wrong, or nothing.
                     NetlinkPayload::Error(error) => {
                         return match error.code {
                             None => Ok(found),
@@ -91,10 +95,31 @@ impl Links {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
         match self.ask(RouteNetlinkMessage::GetLink(link), 0) {
-            Ok(found) => Ok(found.map(|link| seen(&link))),
+            Ok(found) => Ok(found.last().map(seen)),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Those that bear this alias.
+    pub(super) fn with_alias(&mut self, alias: &str) -> io::Result<Vec<Seen>> {
+        let all = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+        Ok(all.iter().map(seen).filter(|seen| seen.alias.as_deref() == Some(alias)).collect())
+    }
+
+    /// Writes an alias on an interface.
+    pub(super) fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        self.ask(RouteNetlinkMessage::SetLink(link), 0).map(drop)
+    }
+
+    /// Removes an interface.
+    pub(super) fn remove(&mut self, index: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.ask(RouteNetlinkMessage::DelLink(link), 0).map(drop)
     }
 
     /// Brings an interface up, with an MTU and perhaps an address.
@@ -146,14 +171,15 @@ impl Links {
         Ok(())
     }
 
-    /// Makes a macvtap in bridge mode on `parent`, in another namespace, under a number and a name of its own there.
+    /// Makes a macvtap in bridge mode on `parent`, under a number and a name of its own, in another namespace if one is
+    /// given.
     pub(super) fn add_macvtap(
         &mut self,
         parent: u32,
         index: u32,
         name: &str,
         mac: [u8; 6],
-        namespace: RawFd,
+        namespace: Option<RawFd>,
     ) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
@@ -161,10 +187,10 @@ impl Links {
         link.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Link(parent),
-            LinkAttribute::NetNsFd(namespace),
             LinkAttribute::Address(mac.to_vec()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::MacVtap), LinkInfo::Data(mode)]),
         ];
+        link.attributes.extend(namespace.map(LinkAttribute::NetNsFd));
         self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL).map(drop)
     }
 }
@@ -183,6 +209,7 @@ fn seen(link: &LinkMessage) -> Seen {
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => seen.mtu = *mtu,
+            LinkAttribute::IfAlias(alias) => seen.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {

@@ -1,8 +1,9 @@
 //! Macvtaps: an address of its own on an interface of the host.
 
-use std::fs::File;
+use std::fs::{File, Permissions, set_permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
@@ -28,7 +29,7 @@ pub(super) fn make(
     let mut index = number();
     let mut tries = 0;
     loop {
-        match links.add_macvtap(parent, index, NAME, mac, namespace.as_raw_fd()) {
+        match links.add_macvtap(parent, index, NAME, mac, Some(namespace.as_raw_fd())) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && tries < 10 => {
                 tries += 1;
                 index = number();
@@ -37,15 +38,34 @@ pub(super) fn make(
         }
     }
     inside.bring_up(index, mtu, None)?;
-    let node = PathBuf::from(format!("/dev/tap{index}"));
-    let open = open(&node, queues).map_err(|error| match error.kind() {
+    let node = node(index);
+    let open = open(&node, queues).map_err(|error| explained(error, &node))?;
+    Ok((NAME.to_owned(), open, namespace))
+}
+
+/// The node of the macvtap with this number.
+pub(super) fn node(index: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/tap{index}"))
+}
+
+/// Lets members of `group` open the macvtap with this number.
+pub(super) fn give(index: u32, group: u32) -> io::Result<()> {
+    let node = node(index);
+    // The kernel gives it to root alone. A process in that group needs no right of its own to pass it on.
+    chown(&node, None, Some(group))
+        .and_then(|()| set_permissions(&node, Permissions::from_mode(0o660)))
+        .map_err(|error| explained(error, &node))
+}
+
+/// The error of a node that is not there.
+fn explained(error: io::Error, node: &Path) -> io::Error {
+    match error.kind() {
         io::ErrorKind::NotFound => {
             let why = format!("{} did not appear; /dev must be a devtmpfs", node.display());
             io::Error::new(io::ErrorKind::NotFound, why)
         }
         _ => error,
-    })?;
-    Ok((NAME.to_owned(), open, namespace))
+    }
 }
 
 /// Opens `queues` queues of the macvtap behind a node.
@@ -74,5 +94,10 @@ fn number() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     // Seeded by the system's random numbers.
     let random = RandomState::new().hash_one(std::process::id());
-    0x1000_0000 | (random as u32 & 0x0fff_ffff)
+    large(random as u32)
+}
+
+/// One of the numbers that the kernel does not come to by counting.
+pub(super) fn large(any: u32) -> u32 {
+    0x1000_0000 | (any & 0x0fff_ffff)
 }

@@ -5,10 +5,13 @@
 //! descriptor, and with it its place on the bridge and its VLANs. A macvtap would stay; it is made in a network
 //! namespace of its own, which goes with the launcher's descriptor of it, and takes the macvtap along. The descriptors
 //! also outlive a backend: one that is started again finds its tap as it was, with the frames that came meanwhile.
+//! Under systemd no launcher stays to hold descriptors; [`lasting`] makes the same there to stay until it is removed.
 //!
 //! Refuses interfaces that are not there or not what they are said to be, VLANs on a bridge that does not filter them,
 //! and says what to do about missing rights.
 
+mod error;
+pub(crate) mod lasting;
 mod link;
 mod macvtap;
 mod tun;
@@ -21,42 +24,11 @@ use std::sync::Arc;
 
 use strata_config::{Cable, Machine, OwnNet, Vlans};
 
+pub(crate) use error::AttachError;
 use link::{Links, Seen};
 
 /// Names of the taps of bridge ports; the kernel puts a number for the `%d`.
 const PORT: &str = "strata%d";
-
-/// Why a NIC cannot be plugged in.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AttachError {
-    #[error("{id}: {key} = {name}: no such interface{advice}")]
-    Missing { id: String, key: &'static str, name: String, advice: &'static str },
-    #[error(
-        "{id}: bridge = {name}: that interface is no bridge; make one with `ip link add NAME type bridge`"
-    )]
-    NotABridge { id: String, name: String },
-    #[error(
-        "{id}: {name} does not filter VLANs: `ip link set {name} type bridge vlan_filtering 1`, or leave out `vlan` and `trunk`"
-    )]
-    NoVlans { id: String, name: String },
-    #[error("{id}: the tap {name} is in use by another process")]
-    Busy { id: String, name: String },
-    #[error("{id}: {name} cannot be opened as a tap with {pairs} queue pair(s): {why}")]
-    Mismatch { id: String, name: String, pairs: u16, why: &'static str },
-    #[error(
-        "{id}: tap = {name} has an MTU of {has}, not {wanted}: `ip link set {name} mtu {wanted}`, or leave out `mtu`"
-    )]
-    Mtu { id: String, name: String, has: u32, wanted: u16 },
-    #[error("{id}: no permission to {what}: {advice}")]
-    Permission { id: String, what: String, advice: &'static str },
-    #[error("{id}: cannot {what}")]
-    System {
-        id: String,
-        what: String,
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// A NIC's place in the host's network, for as long as this lives.
 #[derive(Debug)]
@@ -119,6 +91,15 @@ struct Plug<'a> {
     own: &'a OwnNet,
 }
 
+/// A bridge that a port can be made of.
+struct Master<'a> {
+    name: &'a str,
+    vlans: &'a Vlans,
+    index: u32,
+    mtu: u32,
+    default_vlan: u16,
+}
+
 const ROOT: &str =
     "run strata as root, or make a tap for this user (`ip tuntap add dev NAME mode tap user USER`)";
 
@@ -133,14 +114,14 @@ impl Plug<'_> {
     }
 
     fn tap(&self, name: &str) -> Result<Attachment, AttachError> {
-        let mut links = Links::open().map_err(self.failed("ask for interfaces"))?;
-        let before = links.find(name).map_err(self.failed(format!("look for {name}")))?;
+        let mut links = self.links()?;
+        let before = self.find(&mut links, name)?;
         if let Some(seen) = &before {
             if let Some(wanted) = self.own.mtu.filter(|wanted| u32::from(*wanted) != seen.mtu) {
                 let (id, name) = (self.id.to_owned(), name.to_owned());
                 return Err(AttachError::Mtu { id, name, has: seen.mtu, wanted });
             }
-            let node = Path::new("/dev").join(format!("tap{}", seen.index));
+            let node = macvtap::node(seen.index);
             if seen.macvtap {
                 let queues = macvtap::open(&node, self.pairs);
                 let queues = queues.map_err(self.failed(format!("open {}", node.display())))?;
@@ -161,40 +142,69 @@ impl Plug<'_> {
     }
 
     fn bridge(&self, bridge: &str, vlans: &Vlans) -> Result<Attachment, AttachError> {
-        let mut links = Links::open().map_err(self.failed("ask for interfaces"))?;
-        let seen = links.find(bridge).map_err(self.failed(format!("look for {bridge}")))?;
-        let advice = "; make it with `ip link add NAME type bridge`";
-        let missing = || self.missing("bridge", bridge, advice);
-        let Seen { index: master, mtu, bridge: kind, .. } = seen.ok_or_else(missing)?;
-        let (id, name) = (self.id.to_owned(), bridge.to_owned());
-        let Some(kind) = kind else { return Err(AttachError::NotABridge { id, name }) };
-        if *vlans != Vlans::default() && !kind.filters {
-            return Err(AttachError::NoVlans { id, name });
-        }
+        let mut links = self.links()?;
+        let master = self.master(&mut links, bridge, vlans)?;
         let (port, queues) = self.open_tap(PORT)?;
-        let index = self.seen(&mut links, &port)?.index;
-        let mtu = self.own.mtu.map_or(mtu, u32::from);
-        links
-            .enslave(index, master, self.own.mac.bytes())
-            .map_err(self.failed(format!("plug {port} into {bridge}")))?;
-        if *vlans != Vlans::default() {
-            let set = links.set_vlans(index, kind.default_vlan, vlans);
-            set.map_err(self.failed(format!("set the VLANs of {port} on {bridge}")))?;
-        }
-        // Last: no frame passes before the port is in its VLANs.
-        links.bring_up(index, mtu, None).map_err(self.failed(format!("bring up {port}")))?;
+        let mtu = self.join(&mut links, &port, &master)?;
         Ok(self.attachment(port, queues, mtu, None))
     }
 
+    /// The bridge, if the NIC can become a port of it.
+    fn master<'a>(
+        &self,
+        links: &mut Links,
+        name: &'a str,
+        vlans: &'a Vlans,
+    ) -> Result<Master<'a>, AttachError> {
+        let seen = self.find(links, name)?;
+        let advice = "; make it with `ip link add NAME type bridge`";
+        let Seen { index, mtu, bridge, .. } = seen.ok_or_else(|| self.missing("bridge", name, advice))?;
+        let id = || self.id.to_owned();
+        let bridge = bridge.ok_or_else(|| AttachError::NotABridge { id: id(), name: name.to_owned() })?;
+        if *vlans != Vlans::default() && !bridge.filters {
+            return Err(AttachError::NoVlans { id: id(), name: name.to_owned() });
+        }
+        Ok(Master { name, vlans, index, mtu, default_vlan: bridge.default_vlan })
+    }
+
+    /// Makes a tap a port of the bridge, in its VLANs, and brings it up; its MTU.
+    fn join(&self, links: &mut Links, port: &str, master: &Master<'_>) -> Result<u32, AttachError> {
+        let index = self.seen(links, port)?.index;
+        let mtu = self.own.mtu.map_or(master.mtu, u32::from);
+        links
+            .enslave(index, master.index, self.own.mac.bytes())
+            .map_err(self.failed(format!("plug {port} into {}", master.name)))?;
+        if *master.vlans != Vlans::default() {
+            let set = links.set_vlans(index, master.default_vlan, master.vlans);
+            set.map_err(self.failed(format!("set the VLANs of {port} on {}", master.name)))?;
+        }
+        // Last: no frame passes before the port is in its VLANs.
+        links.bring_up(index, mtu, None).map_err(self.failed(format!("bring up {port}")))?;
+        Ok(mtu)
+    }
+
     fn macvtap(&self, parent: &str) -> Result<Attachment, AttachError> {
-        let mut links = Links::open().map_err(self.failed("ask for interfaces"))?;
-        let seen = links.find(parent).map_err(self.failed(format!("look for {parent}")))?;
-        let seen =
-            seen.ok_or_else(|| self.missing("macvtap", parent, "; `ip link` lists those there are"))?;
-        let mtu = self.own.mtu.map_or(seen.mtu, u32::from);
-        let made = macvtap::make(&mut links, seen.index, self.own.mac.bytes(), mtu, self.pairs);
+        let mut links = self.links()?;
+        let (parent_index, mtu) = self.shared(&mut links, parent)?;
+        let made = macvtap::make(&mut links, parent_index, self.own.mac.bytes(), mtu, self.pairs);
         let (name, queues, namespace) = made.map_err(self.failed(format!("make a macvtap on {parent}")))?;
         Ok(self.attachment(name, queues, mtu, Some(namespace)))
+    }
+
+    /// An interface to share: its number, and the MTU of a macvtap on it.
+    fn shared(&self, links: &mut Links, parent: &str) -> Result<(u32, u32), AttachError> {
+        let seen = self.find(links, parent)?;
+        let seen =
+            seen.ok_or_else(|| self.missing("macvtap", parent, "; `ip link` lists those there are"))?;
+        Ok((seen.index, self.own.mtu.map_or(seen.mtu, u32::from)))
+    }
+
+    fn links(&self) -> Result<Links, AttachError> {
+        Links::open().map_err(self.failed("ask for interfaces"))
+    }
+
+    fn find(&self, links: &mut Links, name: &str) -> Result<Option<Seen>, AttachError> {
+        links.find(name).map_err(self.failed(format!("look for {name}")))
     }
 
     fn missing(&self, key: &'static str, name: &str, advice: &'static str) -> AttachError {
@@ -203,8 +213,7 @@ impl Plug<'_> {
 
     /// An interface that was just made.
     fn seen(&self, links: &mut Links, name: &str) -> Result<Seen, AttachError> {
-        let seen = links.find(name).map_err(self.failed(format!("look for {name}")))?;
-        seen.ok_or_else(|| self.missing("tap", name, ""))
+        self.find(links, name)?.ok_or_else(|| self.missing("tap", name, ""))
     }
 
     /// Opens a tap, or makes it, with a queue per pair; its name and they.
@@ -242,3 +251,5 @@ impl Plug<'_> {
 
 #[cfg(test)]
 mod attach_test;
+#[cfg(test)]
+mod lasting_test;

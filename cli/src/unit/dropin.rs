@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use strata_config::{
-    Cable, Console, CredentialSource, DiskSource, Machine, Name, NetSource, Ready, Resources,
-};
+use strata_config::{Console, CredentialSource, DiskSource, Machine, Name, NetSource, Ready, Resources};
 
-use crate::plan::net_words;
+use super::nic::{self, Place};
 use crate::profile;
 
 /// Paths below the generator's folder, and what is in them.
@@ -19,13 +17,15 @@ const GUEST_START: u64 = 600;
 const GRACE: u64 = 15;
 
 /// Backends of a machine that are ours: the template's name, the device's id, the words after the program's own.
-struct Backend<'a> {
-    template: &'static str,
-    id: &'a str,
-    what: String,
-    words: Vec<String>,
+pub(super) struct Backend<'a> {
+    pub(super) template: &'static str,
+    pub(super) id: &'a str,
+    pub(super) what: String,
+    pub(super) words: Vec<String>,
     /// Directives its own file or device needs.
-    extra: Vec<String>,
+    pub(super) extra: Vec<String>,
+    /// What has to be there before it, if that is made.
+    pub(super) place: Option<Place>,
 }
 
 impl Backend<'_> {
@@ -53,6 +53,9 @@ pub(super) fn of(machine: &Machine) -> anyhow::Result<Files> {
         let instance = backend.instance(name);
         files.push((place(&format!("{instance}.socket")), socket(name, backend)));
         files.push((place(&format!("{instance}.service")), service(machine, backend)?));
+        if let Some(made) = &backend.place {
+            files.push((place(&made.unit), made.text(name, backend)));
+        }
     }
     Ok(files)
 }
@@ -89,23 +92,18 @@ fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
             extra.push("SystemCallFilter=sched_setaffinity".to_owned());
         }
         let what = format!("disk {} ({})", disk.id, text);
-        backends.push(Backend { template: "vhost-blk", id: disk.id.as_str(), what, words, extra });
+        backends.push(Backend {
+            template: "vhost-blk",
+            id: disk.id.as_str(),
+            what,
+            words,
+            extra,
+            place: None,
+        });
     }
     for net in &machine.nets {
         let NetSource::Own(own) = &net.source else { continue };
-        let Cable::Tap(name) = &own.cable else {
-            anyhow::bail!(
-                "{}: under systemd a NIC takes a tap that is there (tap = NAME); systemd-networkd makes one, and plugs \
-                 it into bridges and VLANs",
-                net.id
-            );
-        };
-        let mut words =
-            ["--tap", name, "--num-queues", &machine.net_queues(net).to_string()].map(str::to_owned).to_vec();
-        words.extend(own.mtu.iter().flat_map(|mtu| ["--mtu".to_owned(), mtu.to_string()]));
-        words.extend(net_words(own));
-        let what = format!("NIC {} (tap {name})", net.id);
-        backends.push(Backend { template: "vhost-net", id: net.id.as_str(), what, words, extra: Vec::new() });
+        backends.push(nic::backend(machine, net, own)?);
     }
     for backend in &mut backends {
         // A guest on a host where exits are dear is served as the launcher would.
@@ -124,6 +122,7 @@ fn vm(machine: &Machine, backends: &[Backend<'_>]) -> anyhow::Result<String> {
         // Not Requires=: a backend may be restarted under its guest.
         unit.push(format!("Wants={instance}.service"));
         unit.push(format!("After={instance}.socket {instance}.service"));
+        unit.extend(backend.place.iter().flat_map(Place::of_machine));
     }
     let mut mounts = vec![machine.kernel.as_path()];
     mounts.extend(machine.initrd.as_deref());
@@ -216,6 +215,9 @@ fn service(machine: &Machine, backend: &Backend<'_>) -> anyhow::Result<String> {
         "[Unit]".to_owned(),
         format!("Description=Strata {machine}, {}", backend.what.replace('%', "%%")),
         format!("PartOf=strata-vm@{machine}.service"),
+    ];
+    lines.extend(backend.place.iter().flat_map(Place::of_backend));
+    lines.extend([
         "[Service]".to_owned(),
         "ExecStart=".to_owned(),
         // The sockets in their unit's order, from the first that systemd passes (sd_listen_fds(3)).
@@ -224,7 +226,7 @@ fn service(machine: &Machine, backend: &Backend<'_>) -> anyhow::Result<String> {
         format!("LogExtraFields=STRATA_MACHINE={machine} STRATA_DEVICE={}", backend.id),
         // 0: nobody watches.
         format!("WatchdogSec={}ms", hung_after.as_millis()),
-    ];
+    ]);
     lines.extend(backend.extra.iter().cloned());
     Ok(lines.join("\n") + "\n")
 }
@@ -236,7 +238,7 @@ fn quote(word: &str) -> anyhow::Result<String> {
 }
 
 /// A value that systemd does not split but expands.
-fn bare(word: &str) -> anyhow::Result<String> {
+pub(super) fn bare(word: &str) -> anyhow::Result<String> {
     if word.chars().any(char::is_control) {
         anyhow::bail!("{word:?} has a control character in it; a unit cannot hold that");
     }

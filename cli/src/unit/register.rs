@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
-use strata_config::{Machine, Name};
+use strata_config::Name;
 
 use crate::say::say;
 
@@ -31,8 +31,7 @@ const LONGEST: u64 = 64 << 10;
 /// It does not run, its machine file is not there any more, or machined refuses.
 pub(super) fn register(name: &Name) -> anyhow::Result<()> {
     let pid = main_pid(name)?;
-    let path = format!("/run/systemd/generator/strata/{name}.json");
-    let machine = Machine::from_file(Path::new(&path))?;
+    let machine = super::generated(name)?;
     let id = machine.uuid.map(strata_config::Uuid::bytes).unwrap_or_default();
     if Path::new(VARLINK).exists() {
         return over_varlink(name, &id, pid);

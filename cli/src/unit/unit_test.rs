@@ -22,7 +22,7 @@ fn a_disk_and_a_nic_become_units_of_their_machine() {
     let files = texts(
         "kernel = '/boot/vmlinuz'\nstop_timeout = 5\n[[disk]]\npath = '/srv/a b.img'\nserial = 'S'\n[[net]]\ntap = 'tap0'\n",
     );
-    assert_eq!(files.len(), 7, "{files:?}");
+    assert_eq!(files.len(), 8, "{files:?}");
     let vm = text(&files, "strata-vm@web.service.d/");
     assert!(vm.contains("Requires=vhost-blk@web-disk0.socket\n"), "{vm}");
     assert!(vm.contains("After=vhost-net@web-net0.socket vhost-net@web-net0.service\n"), "{vm}");
@@ -34,6 +34,37 @@ fn a_disk_and_a_nic_become_units_of_their_machine() {
     assert!(service.contains("\"--blk-file\" \"/srv/a b.img\""), "{service}");
     assert!(service.contains("ReadWritePaths=\"/srv/a b.img\"\n"), "{service}");
     assert!(service.contains("WatchdogSec=20000ms\n"), "{service}");
+}
+
+#[test]
+fn a_nic_comes_after_what_it_is_plugged_into() {
+    let files = texts(
+        "kernel = '/k'\n[[net]]\nbridge = 'br0'\nvlan = 7\n[[net]]\nmacvtap = 'eth0'\n[[net]]\ntap = 'tap0'\n\
+         [[net]]\nsocket = '/run/x'\n",
+    );
+    for (id, interface, what) in [
+        ("net0", "vm-web-net0", "cable of NIC net0 (vm-web-net0 on bridge br0)"),
+        ("net1", "vm-web-net1", "cable of NIC net1 (macvtap vm-web-net1 on eth0)"),
+        ("net2", "tap0", "cable of NIC net2 (tap tap0)"),
+    ] {
+        let unit = format!("strata-attach@web-{id}.service");
+        let vm = text(&files, "strata-vm@web.service.d/");
+        let pulled = format!("Wants={unit}\nAfter={unit}\nAssertPathExists=/sys/class/net/{interface}\n");
+        assert!(vm.contains(&pulled), "{vm}");
+        let backend = text(&files, &format!("vhost-net@web-{id}.service.d/"));
+        assert!(backend.contains(&format!("Requires={unit}\nAfter={unit}\n[Service]\n")), "{backend}");
+        assert!(backend.contains(&format!("\"--tap\" \"{interface}\"")), "{backend}");
+        // The node of a macvtap, and no other's.
+        assert_eq!(backend.contains("DeviceAllow=/dev/tap"), id == "net1", "{backend}");
+        let attach = text(&files, &unit);
+        assert!(attach.contains(what) && attach.contains("PartOf=strata-vm@web.service\n"), "{attach}");
+        let start = format!("ExecStart=/usr/bin/strata unit web --attach {id}\n");
+        assert!(attach.contains(&start), "{attach}");
+        // Nobody with rights is started for a tap that is there.
+        assert_eq!(attach.contains("ConditionPathExists=!/sys/class/net/tap0\n"), id == "net2", "{attach}");
+        assert_eq!(attach.contains("@chown"), id == "net1", "{attach}");
+    }
+    assert!(!files.iter().any(|(path, _)| path.contains("web-net3")), "{files:?}");
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Disk and NIC are killed, restarted and stopped for good, over and over, while the guest uses both and checks all it
-//! reads.
+//! reads. The NIC is a port of a bridge that its unit makes, in a VLAN.
 
 use anyhow::{Context as _, ensure};
+use strata_tests::net::ip_in;
 use strata_tests::node::Node;
 use strata_tests::process::until;
 use strata_tests::stream::Stream;
 use strata_tests::{Context, image};
 
 use super::guest;
+use super::plugged::of_interface;
 
 /// How often each of the two is killed, and how often each is restarted.
 const TIMES: u32 = 20;
@@ -17,6 +19,9 @@ const STOPS: u32 = 2;
 const STRIDE: u64 = 64 << 10;
 /// Bytes of the disk that the guest's two workers use.
 const USED: u64 = 128 << 10;
+/// The NIC's port, and the unit that makes it.
+const INTERFACE: &str = "vm-web-net0";
+const CABLE: &str = "strata-attach@web-net0.service";
 const UNITS: [&str; 2] = ["vhost-blk@web-disk0.service", "vhost-net@web-net0.service"];
 
 /// Two workers write random blocks, read them back past the cache and compare; a stream from the host goes through the
@@ -56,16 +61,28 @@ fn main_pids(node: &Node) -> anyhow::Result<[u32; 2]> {
     Ok([next()?, next()?])
 }
 
+/// Somebody removes the port. Its unit makes another, for which the NIC's process is started again, and the guest goes on.
+fn port_is_made_anew(node: &Node, stream: &Stream) -> anyhow::Result<()> {
+    let vmm = node.main_pid("strata-vm@web")?;
+    ip_in(&node.network(), &format!("link del {INTERFACE}"))?;
+    node.run(&["systemctl", "restart", CABLE])?;
+    let bytes = stream.returned()?;
+    until("frames through the new port", || Ok(stream.returned()? > bytes + STRIDE))?;
+    ensure!(node.main_pid("strata-vm@web")? == vmm, "a new port ended the machine");
+    Ok(())
+}
+
 fn die(context: &Context, node: &Node) -> anyhow::Result<()> {
     guest::bridge(node)?;
     let stream = Stream::open(&node.network())?;
     let script = GUEST.replace("DOWN", &stream.down.to_string()).replace("UP", &stream.up.to_string());
-    guest::install(context, node, &script)?;
+    guest::install(context, node, &script, guest::PORT)?;
     node.run(&["systemctl", "start", "strata-vm@web"])?;
     let console = guest::Console::of(node);
     until("the guest's first rounds", || Ok(console.count("guest: round")? > 4))?;
 
     let mut before = main_pids(node)?;
+    let port = of_interface(node, INTERFACE);
     for time in 0..2 * TIMES + STOPS {
         if time >= 2 * TIMES {
             node.run(&["systemctl", "kill", "-s", "STOP", UNITS[0], UNITS[1]])?;
@@ -90,6 +107,9 @@ fn die(context: &Context, node: &Node) -> anyhow::Result<()> {
         );
         before = after;
     }
+    let now = of_interface(node, INTERFACE);
+    ensure!(now == port, "the port is another, or lost its carrier: {port:?}, {now:?}");
+    port_is_made_anew(node, &stream)?;
     let bytes = stream.finish()?;
     node.run(&["systemctl", "stop", "strata-vm@web"])?;
     let said = console.text()?;
@@ -99,6 +119,9 @@ fn die(context: &Context, node: &Node) -> anyhow::Result<()> {
     let sum = image::sha256(&node.path(guest::IMAGE), USED)?;
     ensure!(said.contains(&format!("guest: sum {sum}")), "the image holds {sum}:\n{said}");
     ensure!(node.property("strata-vm@web", "Result")? == "success");
+    until("the NIC's port to go with its machine", || {
+        Ok(!node.path("/sys/class/net").join(INTERFACE).exists() && !node.is_active(CABLE)?)
+    })?;
     println!(
         "     {TIMES} kills, {TIMES} restarts and {STOPS} stops of each: {rounds} rounds of 64 KiB equal, {bytes} bytes through the \
          network and back"

@@ -39,9 +39,11 @@ const DEVICES: &str = r#"
 path = "/var/lib/strata/web.img"
 serial = "it is 100% web"
 [[net]]
-tap = "tap-web"
 mac = "52:54:00:12:34:56"
 "#;
+/// What its NIC may be plugged into: a tap that networkd has made, or a port that is made for it.
+pub(super) const TAP: &str = r#"tap = "tap-web""#;
+pub(super) const PORT: &str = "bridge = \"br-strata\"\nvlan = 10";
 
 /// Makes the tap of the examples, and nothing that it could be connected to.
 pub(super) fn tap(node: &Node) -> anyhow::Result<()> {
@@ -51,23 +53,30 @@ pub(super) fn tap(node: &Node) -> anyhow::Result<()> {
     until("networkd to make the tap", || Ok(node.path("/sys/class/net/tap-web").exists()))
 }
 
-/// Makes tap and bridge of the examples, as they are, and gives the host an address in the guest's VLAN.
+/// Makes the bridge of the examples, as it is, and gives the host an address in the guest's VLAN.
 pub(super) fn bridge(node: &Node) -> anyhow::Result<()> {
     let network = "/etc/systemd/network";
-    node.run(&["sh", "-c", &format!("cp /usr/share/doc/strata/examples/*.net* {network}/")])?;
+    node.run(&["sh", "-c", &format!("cp /usr/share/doc/strata/examples/20-br-strata.net* {network}/")])?;
     let own = node.path(network).join("20-br-strata.network.d");
     fs::create_dir_all(&own)?;
     let text = "[Network]\nAddress=10.77.0.1/24\n[BridgeVLAN]\nVLAN=10\nPVID=10\nEgressUntagged=10\n";
     fs::write(own.join("address.conf"), text).context("cannot give the bridge an address")?;
     node.run(&["systemctl", "enable", "--now", "systemd-networkd"])?;
-    until("networkd to make the tap and the bridge", || {
-        let bridged = node.path("/sys/class/net/tap-web/brport").exists();
-        Ok(bridged && node.run(&["networkctl", "status", "br-strata"])?.contains("10.77.0.1"))
+    until("networkd to make the bridge", || {
+        Ok(node.run(&["networkctl", "status", "br-strata"])?.contains("10.77.0.1"))
     })
 }
 
-/// Puts kernel, initramfs with `script`, image and machine file in place. The console goes to a file.
-pub(super) fn install(context: &Context, node: &Node, script: &str) -> anyhow::Result<()> {
+/// As [`bridge`], with the tap of the examples plugged in.
+pub(super) fn bridged_tap(node: &Node) -> anyhow::Result<()> {
+    node.run(&["sh", "-c", "cp /usr/share/doc/strata/examples/10-tap-web.net* /etc/systemd/network/"])?;
+    bridge(node)?;
+    until("networkd to plug the tap in", || Ok(node.path("/sys/class/net/tap-web/brport").exists()))
+}
+
+/// Puts kernel, initramfs with `script`, image and machine file in place. The console goes to a file, the NIC's cable to
+/// [`TAP`] or [`PORT`].
+pub(super) fn install(context: &Context, node: &Node, script: &str, cable: &str) -> anyhow::Result<()> {
     let folder = node.path("/var/lib/strata");
     fs::copy(context.place.guest_vmlinuz(), folder.join("vmlinuz")).context("cannot copy the kernel")?;
     guest::initrd(&context.place, &folder.join("initrd.img"), script, &[])?;
@@ -78,7 +87,7 @@ pub(super) fn install(context: &Context, node: &Node, script: &str) -> anyhow::R
     let secret = node.path("/etc/strata/secret");
     fs::write(&secret, b"\0binary").context("cannot write the secret")?;
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
-    node.machine("web", &format!("console = \"file={CONSOLE}\"\n{MACHINE}{DEVICES}"))
+    node.machine("web", &format!("console = \"file={CONSOLE}\"\n{MACHINE}{DEVICES}{cable}\n"))
 }
 
 /// What the guest has said, over all its lives.

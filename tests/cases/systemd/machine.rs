@@ -36,8 +36,8 @@ pub(super) fn a_machines_life(context: &Context) -> anyhow::Result<()> {
 }
 
 fn life(context: &Context, node: &Node) -> anyhow::Result<()> {
-    guest::bridge(node)?;
-    guest::install(context, node, GUEST)?;
+    guest::bridged_tap(node)?;
+    guest::install(context, node, GUEST, guest::TAP)?;
     let console = guest::Console::of(node);
     let complaints = node.run(&["systemd-analyze", "verify", "--man=no", VM, "strata.target"])?;
     ensure!(complaints.is_empty(), "systemd does not understand the installed units: {complaints}");

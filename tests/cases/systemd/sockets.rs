@@ -8,7 +8,7 @@ use strata_tests::locked::Report;
 use strata_tests::node::Node;
 use strata_tests::process::until;
 
-use super::guest;
+use super::{guest, plugged};
 
 const DISK: &str = "vhost-blk@web-disk0";
 const NIC: &str = "vhost-net@web-net0.service";
@@ -18,7 +18,7 @@ pub(super) fn units_without_a_guest(context: &Context) -> anyhow::Result<()> {
 }
 
 fn units(context: &Context, node: &Node) -> anyhow::Result<()> {
-    guest::install(context, node, "say never")?;
+    guest::install(context, node, "say never", guest::TAP)?;
     node.run(&["id", "strata-vm"])?;
     guest::tap(node)?;
     wrong_files_say_so(node)?;
@@ -49,6 +49,7 @@ fn units(context: &Context, node: &Node) -> anyhow::Result<()> {
     replaced(node, &format!("{DISK}.service"), before)?;
     tap_is_kept(node)?;
     stopped_ones_are_replaced(node)?;
+    plugged::nics_are_plugged_in(node)?;
     node.run(&["systemctl", "stop", &format!("{DISK}.socket"), &format!("{DISK}.service")])?;
     let result = node.property(&format!("{DISK}.service"), "Result")?;
     ensure!(result == "success", "stopping the disk was no success: {result}");
@@ -98,7 +99,7 @@ fn stopped_ones_are_replaced(node: &Node) -> anyhow::Result<()> {
 }
 
 /// Waits until a unit has another main process than `before`, and is up; that process.
-fn replaced(node: &Node, unit: &str, before: u32) -> anyhow::Result<u32> {
+pub(super) fn replaced(node: &Node, unit: &str, before: u32) -> anyhow::Result<u32> {
     until(&format!("{unit} to be another process"), || {
         Ok(!matches!(node.main_pid(unit)?, now if now == 0 || now == before) && node.is_active(unit)?)
     })?;
@@ -120,7 +121,7 @@ fn wrong_files_say_so(node: &Node) -> anyhow::Result<()> {
 }
 
 /// The process behind a service has a filter, no rights and no way to get any.
-fn is_locked(node: &Node, service: &str) -> anyhow::Result<()> {
+pub(super) fn is_locked(node: &Node, service: &str) -> anyhow::Result<()> {
     let inside = node.main_pid(service)?;
     let pid = node.pid_outside(inside)?;
     let report = Report::of(pid)?;
