@@ -14,7 +14,9 @@ use strata_tests::Case;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::host("systemd::units_without_a_guest", sockets::units_without_a_guest),
+        Case::host("systemd::units_without_a_guest_on_257", sockets::units_without_a_guest_on_257),
         Case::kvm("systemd::a_machines_life", machine::a_machines_life),
+        Case::kvm("systemd::a_machines_life_on_257", machine::a_machines_life_on_257),
         Case::kvm("systemd::disk_and_nic_die_under_load", backends::disk_and_nic_die_under_load),
     ]
 }

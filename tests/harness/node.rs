@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, bail};
+use strata_rig::debian::Release;
 use strata_rig::tool;
 
 use crate::case::Context;
@@ -24,6 +25,7 @@ pub struct Node {
     /// The process that is systemd, as seen from here.
     pid: i32,
     cgroup: PathBuf,
+    release: Release,
 }
 
 impl Node {
@@ -31,8 +33,8 @@ impl Node {
     ///
     /// # Errors
     /// If there is no root file system for it, or systemd does not come up.
-    pub fn start(context: &Context) -> anyhow::Result<Self> {
-        let tree = context.place.node_root();
+    pub fn start(context: &Context, release: Release) -> anyhow::Result<Self> {
+        let tree = release.root(&context.place);
         if !tree.join("lib/systemd/systemd").exists() {
             bail!("{} is no root file system: cargo xtask setup", tree.display());
         }
@@ -44,7 +46,7 @@ impl Node {
         let mut command = Command::new("sh");
         command.arg(&script).arg(&folder).arg(&tree).arg(&cgroup);
         let outer = process::start("the node", &mut command)?;
-        let mut node = Self { outer, pid: 0, cgroup };
+        let mut node = Self { outer, pid: 0, cgroup, release };
         let up = process::until("systemd to come up", || {
             if let Some(status) = node.outer.ended()? {
                 bail!("the node ended: {status}");
@@ -65,17 +67,31 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::start`], or what dpkg says.
-    pub fn with_package(context: &Context) -> anyhow::Result<Self> {
-        let node = Self::start(context)?;
-        let package = package(context)?;
-        fs::copy(&package, node.path("/tmp/strata.deb"))
-            .with_context(|| format!("cannot copy {}", package.display()))?;
-        node.run(&["dpkg", "-i", "/tmp/strata.deb"])?;
+    pub fn with_package(context: &Context, release: Release) -> anyhow::Result<Self> {
+        let node = Self::start(context, release)?;
+        node.install(&context.place.package())?;
         // udev's rule, which came before the group did.
         if node.path("/dev/kvm").exists() {
             node.run(&["chgrp", "kvm", "/dev/kvm"])?;
         }
         Ok(node)
+    }
+
+    /// Installs the package in `folder`, or upgrades to it.
+    ///
+    /// # Errors
+    /// There is none, or what dpkg says.
+    pub fn install(&self, folder: &Path) -> anyhow::Result<()> {
+        const INSIDE: &str = "/tmp/strata.deb";
+        let package = package(folder)?;
+        fs::copy(&package, self.path(INSIDE))
+            .with_context(|| format!("cannot copy {}", package.display()))?;
+        self.run(&["dpkg", "-i", INSIDE]).map(drop)
+    }
+
+    /// Which Debian it is.
+    pub fn release(&self) -> Release {
+        self.release
     }
 
     /// A path of the node, as seen from here.
@@ -197,10 +213,9 @@ impl Drop for Node {
     }
 }
 
-/// The package that was built for the tests.
-fn package(context: &Context) -> anyhow::Result<PathBuf> {
-    let folder = context.place.package();
-    let mut files = fs::read_dir(&folder)
+/// The package that was built into `folder` for the tests.
+fn package(folder: &Path) -> anyhow::Result<PathBuf> {
+    let mut files = fs::read_dir(folder)
         .with_context(|| format!("no package in {}: cargo xtask test builds it", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|suffix| suffix == "deb"));

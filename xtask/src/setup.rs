@@ -2,8 +2,9 @@
 //!
 //! Called by: all of them. `strata_rig::setup` does the work; here is what the tests and the demo need on top.
 
+use strata_rig::debian::{self, Release};
 use strata_rig::progress::step;
-use strata_rig::{Place, debian, stamp, tool};
+use strata_rig::{Place, stamp, tool};
 
 /// A vhost-user device of another project, from crates.io: shows that a generic device attaches.
 const RNG: &str = "vhost-device-rng";
@@ -17,13 +18,13 @@ pub(crate) fn for_rig(place: &Place) -> anyhow::Result<()> {
     strata_rig::setup::setup(place, &[])
 }
 
-/// Also what the guest cases start that is not ours: another project's device, and a Debian whose systemd runs machines.
+/// Also what the guest cases start that is not ours: another project's device, and Debians whose systemd runs machines.
 ///
 /// # Errors
 /// If it cannot be built.
 pub(crate) fn for_tests(place: &Place) -> anyhow::Result<()> {
     strata_rig::setup::setup(place, &["fio", "mmdebstrap"])?;
-    debian::node(place)?;
+    Release::ALL.into_iter().try_for_each(|release| debian::node(place, release).map(drop))?;
     let program = place.crates().join("bin").join(RNG);
     if stamp::fresh(&program, RNG_VERSION) {
         return Ok(());

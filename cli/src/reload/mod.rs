@@ -111,18 +111,24 @@ fn wanted(args: &ReloadArgs, launched: bool, old: &Machine) -> anyhow::Result<Ma
 /// Has systemd read the units anew; what is another at the machine's slice then.
 fn systemd(name: &Name) -> anyhow::Result<Vec<String>> {
     let slice = unit::slice(name);
-    let shown = || systemctl(&["show", "-p", "CPUWeight,CPUQuotaPerSecUSec,MemoryMax,IOWeight", &slice]);
+    let shown =
+        || output("systemctl", &["show", "-p", "CPUWeight,CPUQuotaPerSecUSec,MemoryMax,IOWeight", &slice]);
     let before = shown()?;
-    systemctl(&["daemon-reload"])?;
+    output("systemctl", &["daemon-reload"])?;
     let after = shown()?;
+    if after != before {
+        // systemd 257 knows the new values then, and the kernel does once something starts in the slice; 252 needs no push.
+        let what = format!("--description=Strata {name}, its resources");
+        output("systemd-run", &["--quiet", "--collect", &what, &format!("--slice={slice}"), "true"])?;
+    }
     let is_new = |line: &&str| !before.lines().any(|old| old == *line);
     Ok(after.lines().filter(is_new).map(|line| format!("{slice}: {line}")).collect())
 }
 
-fn systemctl(words: &[&str]) -> anyhow::Result<String> {
-    let done = Command::new("systemctl").args(words).output().context("cannot run systemctl")?;
+fn output(program: &str, words: &[&str]) -> anyhow::Result<String> {
+    let done = Command::new(program).args(words).output().with_context(|| format!("cannot run {program}"))?;
     if !done.status.success() {
-        bail!("systemctl {}: {}", words.join(" "), String::from_utf8_lossy(&done.stderr).trim());
+        bail!("{program} {}: {}", words.join(" "), String::from_utf8_lossy(&done.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

@@ -1,11 +1,12 @@
 //! Enters a machine into systemd-machined's list, for `machinectl list`, `status`, `poweroff` and `reboot`.
 //!
 //! Called by `strata-register@NAME` once the machine has started, as root: machined takes new machines from nobody else before
-//! systemd 258. Over Varlink where machined serves it (systemd 257 and newer), over D-Bus before, through systemd's own
-//! `busctl`. machined drops the entry by itself when the machine's process ends. A host without machined is no
-//! failure: the machine runs, and machinectl is not there to miss it.
+//! systemd 258. Over Varlink where machined answers there (systemd 257 and newer), else over D-Bus, through systemd's own
+//! `busctl`, which also starts a machined that has nothing to do and so does not run. machined drops the entry by itself
+//! when the machine's process ends. A host without machined is no failure: the machine runs, and machinectl is not there
+//! to miss it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +18,7 @@ use strata_config::Name;
 
 use crate::say::say;
 
-/// machined's socket (systemd-machined.service(8)).
+/// machined's socket (systemd-machined.service(8)). It stays when a machined of systemd 257 ends.
 const VARLINK: &str = "/run/systemd/machine/io.systemd.Machine";
 /// Who we say we are, as systemd-nspawn and libvirt do.
 const SERVICE: &str = "strata";
@@ -33,13 +34,22 @@ pub(super) fn register(name: &Name) -> anyhow::Result<()> {
     let pid = main_pid(name)?;
     let machine = super::generated(name)?;
     let id = machine.uuid.map(strata_config::Uuid::bytes).unwrap_or_default();
-    if Path::new(VARLINK).exists() {
-        return over_varlink(name, &id, pid);
+    match UnixStream::connect(VARLINK) {
+        Ok(stream) => {
+            over_varlink(stream, name, &id, pid)?;
+            say(format_args!("strata: machinectl knows {name} (Varlink)"));
+            return Ok(());
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot connect to {VARLINK}")),
     }
     let mut busctl = Command::new("busctl");
     busctl.args(dbus_words(name, &id, pid));
     match busctl.output() {
-        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) if done.status.success() => {
+            say(format_args!("strata: machinectl knows {name} (D-Bus)"));
+            Ok(())
+        }
         Ok(done) => {
             let why = String::from_utf8_lossy(&done.stderr).trim().to_owned();
             say(format_args!("strata: machinectl does not know {name}: {why} (package systemd-container)"));
@@ -77,7 +87,9 @@ fn dbus_words(name: &Name, id: &[u8], pid: u32) -> Vec<String> {
     words
 }
 
-fn over_varlink(name: &Name, id: &[u8], pid: u32) -> anyhow::Result<()> {
+fn over_varlink(mut stream: UnixStream, name: &Name, id: &[u8], pid: u32) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answers = BufReader::new(stream.try_clone()?);
     let hexadecimal: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut parameters = json!({
         "name": name.as_str(), "id": hexadecimal, "service": SERVICE, "class": "vm", "leader": pid,
@@ -88,7 +100,8 @@ fn over_varlink(name: &Name, id: &[u8], pid: u32) -> anyhow::Result<()> {
     });
     // Older ones refuse parameters they do not know, and say which.
     for _ in 0..3 {
-        let answer = call(&json!({ "method": "io.systemd.Machine.Register", "parameters": parameters }))?;
+        let message = json!({ "method": "io.systemd.Machine.Register", "parameters": parameters });
+        let answer = call(&mut stream, &mut answers, &message)?;
         match answer.get("error").and_then(Value::as_str) {
             None | Some("io.systemd.Machine.MachineExists") => return Ok(()),
             Some("org.varlink.service.InvalidParameter") => {
@@ -104,12 +117,10 @@ fn over_varlink(name: &Name, id: &[u8], pid: u32) -> anyhow::Result<()> {
 }
 
 /// One call, one answer; messages end with a zero byte (<https://varlink.org/Method-Call>).
-fn call(message: &Value) -> anyhow::Result<Value> {
-    let mut stream = UnixStream::connect(VARLINK).with_context(|| format!("cannot connect to {VARLINK}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn call(stream: &mut UnixStream, answers: &mut impl BufRead, message: &Value) -> anyhow::Result<Value> {
     stream.write_all(format!("{message}\0").as_bytes())?;
     let mut answer = Vec::new();
-    BufReader::new(stream).take(LONGEST).read_until(0, &mut answer).context("machined does not answer")?;
+    answers.take(LONGEST).read_until(0, &mut answer).context("machined does not answer")?;
     let text = answer.strip_suffix(&[0]).context("machined closed the connection")?;
     serde_json::from_slice(text).context("machined's answer is no JSON")
 }

@@ -2,6 +2,7 @@
 //! reads. The NIC is a port of a bridge that its unit makes, in a VLAN.
 
 use anyhow::{Context as _, ensure};
+use strata_rig::debian::Release;
 use strata_tests::net::ip_in;
 use strata_tests::node::Node;
 use strata_tests::process::until;
@@ -50,7 +51,7 @@ say errors $(dmesg | grep -ci 'i/o error')
 ";
 
 pub(super) fn disk_and_nic_die_under_load(context: &Context) -> anyhow::Result<()> {
-    Node::with_package(context)?.explain(|node| die(context, node))
+    Node::with_package(context, Release::Host)?.explain(|node| die(context, node))
 }
 
 /// The main processes of disk and NIC, asked for at once: here each command takes its time.

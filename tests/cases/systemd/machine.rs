@@ -2,8 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, ensure};
+use strata_rig::debian::Release;
 use strata_tests::Context;
 use strata_tests::node::Node;
 use strata_tests::process::until;
@@ -13,6 +15,8 @@ use super::guest;
 const VM: &str = "strata-vm@web.service";
 const DISK: &str = "vhost-blk@web-disk0.service";
 const NIC: &str = "vhost-net@web-net0.service";
+/// machined's socket, of systemd 257 and newer.
+const VARLINK: &str = "/run/systemd/machine/io.systemd.Machine";
 
 /// A guest that heeds its power button, and shows that its disk works.
 const GUEST: &str = "
@@ -32,30 +36,68 @@ say button
 ";
 
 pub(super) fn a_machines_life(context: &Context) -> anyhow::Result<()> {
-    Node::with_package(context)?.explain(|node| life(context, node))
+    Node::with_package(context, Release::Host)?.explain(|node| {
+        let console = begins(context, node)?;
+        upgraded(context, node, &console)?;
+        rebooted(node, &console)?;
+        node.run(&["systemctl", "start", VM])?;
+        ended(node, &console)?;
+
+        node.run(&["dpkg", "--purge", "strata"])?;
+        let left = node.run(&[
+            "sh",
+            "-c",
+            "ls -d /run/strata /etc/systemd/system/strata* /usr/libexec/strata || :",
+        ])?;
+        ensure!(left.is_empty(), "left behind by the package: {left}");
+        Ok(())
+    })
 }
 
-fn life(context: &Context, node: &Node) -> anyhow::Result<()> {
+/// What a newer systemd could do another way, and how machined hears of a machine.
+pub(super) fn a_machines_life_on_257(context: &Context) -> anyhow::Result<()> {
+    Node::with_package(context, Release::Trixie)?.explain(|node| {
+        // machined ends when it has nothing to do, and has something to do while somebody is connected.
+        node.run(&["systemctl", "start", "systemd-machined"])?;
+        let kept = UnixStream::connect(node.path(VARLINK)).context("machined serves no Varlink")?;
+        let console = begins(context, node)?;
+        is_entered(node, "Varlink")?;
+        rebooted(node, &console)?;
+
+        // One that does not run has left its socket behind, and is started by who asks over D-Bus: nobody else here does
+        // before the machine is entered.
+        drop(kept);
+        node.run(&["systemctl", "stop", "systemd-machined"])?;
+        ensure!(node.path(VARLINK).exists(), "machined takes its socket with it; nothing left to test here");
+        node.run(&["systemctl", "start", VM])?;
+        is_entered(node, "D-Bus")?;
+        is_listed(node)?;
+        ended(node, &console)
+    })
+}
+
+/// How machined heard of the machine the last time.
+fn is_entered(node: &Node, by: &str) -> anyhow::Result<()> {
+    until(&format!("machined to have heard of the machine over {by}"), || {
+        let said = node.journal(&["-u", "strata-register@web"])?;
+        let last = said.lines().rfind(|line| line.contains("machinectl knows"));
+        Ok(last.is_some_and(|line| line.contains(&format!("({by})"))))
+    })
+}
+
+/// Installed, started, listed, its disk made larger, reloaded.
+fn begins(context: &Context, node: &Node) -> anyhow::Result<guest::Console> {
     guest::bridged_tap(node)?;
     guest::install(context, node, GUEST, guest::TAP)?;
     let console = guest::Console::of(node);
     let complaints = node.run(&["systemd-analyze", "verify", "--man=no", VM, "strata.target"])?;
     ensure!(complaints.is_empty(), "systemd does not understand the installed units: {complaints}");
-
     started(node, &console)?;
     listed(node)?;
     node.run(&["strata", "disk", "resize", "web", "disk0", "32M"])?;
     until("the guest to see its larger disk", || Ok(console.count("65536 sectors")? > 0))?;
     reloaded(node)?;
-    upgraded(node, &console)?;
-    rebooted(node, &console)?;
-    ended(node, &console)?;
-
-    node.run(&["dpkg", "--purge", "strata"])?;
-    let left =
-        node.run(&["sh", "-c", "ls -d /run/strata /etc/systemd/system/strata* /usr/libexec/strata || :"])?;
-    ensure!(left.is_empty(), "left behind by the package: {left}");
-    Ok(())
+    Ok(console)
 }
 
 /// Started by one command, and not before the guest says so.
@@ -155,9 +197,9 @@ fn reloaded(node: &Node) -> anyhow::Result<()> {
 }
 
 /// The package is upgraded under the running machine: its disk and NIC are new processes, its vmm is not.
-fn upgraded(node: &Node, console: &guest::Console) -> anyhow::Result<()> {
+fn upgraded(context: &Context, node: &Node, console: &guest::Console) -> anyhow::Result<()> {
     let before = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
-    node.run(&["dpkg", "-i", "/tmp/strata.deb"])?;
+    node.install(&context.place.package())?;
     let seen = console.count("guest: alive")?;
     until("the guest to go on after the upgrade", || Ok(console.count("guest: alive")? > seen + 1))?;
     let after = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
@@ -180,7 +222,7 @@ fn rebooted(node: &Node, console: &guest::Console) -> anyhow::Result<()> {
     until("the machine to end", || Ok(node.property(VM, "ActiveState")? == "inactive"))?;
     ensure!(node.property(VM, "Result")? == "success", "machinectl poweroff was no success");
     ensure!(node.run(&["machinectl", "list", "--no-legend"])?.is_empty(), "machined still lists it");
-    node.run(&["systemctl", "start", VM]).map(drop)
+    Ok(())
 }
 
 /// Stopped by systemctl: the guest is asked, ends by itself, and its devices go with it.

@@ -1,8 +1,8 @@
-//! Small real Debians: one on a disk image for the demo's guest (systemd, udev, a login prompt, a network), and one as
-//! a folder, the node that the tests of systemd boot.
+//! Small real Debians: one on a disk image for the demo's guest (systemd, udev, a login prompt, a network), and folders,
+//! the nodes that the tests of systemd boot.
 //!
-//! Owns: `debian.ext4` and `node-root` in the cache. Called by: `xtask demo` and `xtask test`. Made with mmdebstrap of
-//! this host's own release and mirror; the image is written without mounting anything.
+//! Owns: `debian.ext4` and `node-RELEASE` in the cache. Called by: `xtask demo` and `xtask test`. Made with mmdebstrap
+//! from this host's own mirror; the image is written without mounting anything.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,32 @@ const CUSTOMIZE: &str = include_str!("debian.sh");
 /// What makes a plain Debian the node: only what is under test is enabled.
 const NODE_CUSTOMIZE: &str = include_str!("node.sh");
 
+/// A Debian that a node can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// This host's own.
+    Host,
+    /// Debian 13, with systemd 257; on a Debian 13 the same as the host's.
+    Trixie,
+}
+
+impl Release {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Host, Self::Trixie];
+
+    fn codename(self) -> String {
+        match self {
+            Self::Host => packages::codename(),
+            Self::Trixie => "trixie".to_owned(),
+        }
+    }
+
+    /// The node's root file system: a folder.
+    pub fn root(self, place: &Place) -> PathBuf {
+        place.cache().join(format!("node-{}", self.codename()))
+    }
+}
+
 /// The image, made if it is not there yet.
 ///
 /// # Errors
@@ -40,7 +66,7 @@ pub fn image(place: &Place) -> anyhow::Result<PathBuf> {
     }
     stamp::forget(&image);
     let tree = place.cache().join("debian-root");
-    as_root_output(as_root("rm").arg("-rf").arg(&tree))?;
+    as_root_output(as_root("rm").args(["-rf", "--one-file-system"]).arg(&tree))?;
     step(&format!("a Debian ({codename}) root file system with mmdebstrap"), || {
         bootstrap((&codename, &source), &tree, PACKAGES, CUSTOMIZE)
     })?;
@@ -49,27 +75,28 @@ pub fn image(place: &Place) -> anyhow::Result<PathBuf> {
         let mut mke2fs = as_root("mke2fs");
         mke2fs.args(["-q", "-t", "ext4", "-L", "debian", "-d"]).arg(&tree).arg(&image).arg(SIZE);
         as_root_output(&mut mke2fs)?;
-        as_root_output(as_root("rm").arg("-rf").arg(&tree))?;
+        as_root_output(as_root("rm").args(["-rf", "--one-file-system"]).arg(&tree))?;
         stamp::write(&image, &of)
     })?;
     Ok(image)
 }
 
-/// The node's root file system, made if it is not there yet.
+/// A node's root file system, made if it is not there yet.
 ///
 /// # Errors
 /// If mmdebstrap fails or root is not to be had.
-pub fn node(place: &Place) -> anyhow::Result<PathBuf> {
-    let tree = place.node_root();
-    let codename = packages::codename();
-    let (mirror, options) = packages::source_of(&codename)?;
+pub fn node(place: &Place, release: Release) -> anyhow::Result<PathBuf> {
+    let tree = release.root(place);
+    let codename = release.codename();
+    // A mirror has all releases.
+    let (mirror, options) = packages::source_of(&packages::codename())?;
     let source = format!("deb {options}{mirror} {codename} main");
     let of = format!("{source}\n{NODE_PACKAGES}\n{NODE_CUSTOMIZE}");
     if stamp::fresh(&tree, &of) {
         return Ok(tree);
     }
     stamp::forget(&tree);
-    as_root_output(as_root("rm").arg("-rf").arg(&tree))?;
+    as_root_output(as_root("rm").args(["-rf", "--one-file-system"]).arg(&tree))?;
     step(&format!("a Debian ({codename}) for a node under systemd, with mmdebstrap"), || {
         bootstrap((&codename, &source), &tree, NODE_PACKAGES, NODE_CUSTOMIZE)?;
         stamp::write(&tree, &of)

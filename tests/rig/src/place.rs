@@ -58,11 +58,6 @@ impl Place {
         self.cache().join("rig-initramfs.cpio")
     }
 
-    /// A small Debian as a folder: the root of a node under systemd.
-    pub fn node_root(&self) -> PathBuf {
-        self.cache().join("node-root")
-    }
-
     /// The package of what is built, for the node to install.
     pub fn package(&self) -> PathBuf {
         self.cache().join("deb")
