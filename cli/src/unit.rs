@@ -8,6 +8,7 @@ mod dropin;
 mod machines;
 mod nic;
 mod register;
+mod systemd;
 #[cfg(test)]
 mod unit_test;
 
@@ -24,6 +25,7 @@ use crate::profile;
 use crate::say::{print, say};
 use dropin::Files;
 pub(crate) use dropin::slice;
+use systemd::Systemd;
 
 /// Where machine files are.
 pub(crate) const MACHINES: &str = "/etc/strata/machines";
@@ -56,7 +58,7 @@ pub(crate) struct UnitArgs {
 /// A machine file is wrong (when shown), or the folder cannot be written.
 pub(crate) fn run(args: &UnitArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.generator {
-        return generate(&args.machines, folder);
+        return generate(&args.machines, folder, Systemd::here());
     }
     if let Some(instance) = &args.detach {
         return nic::detach(instance);
@@ -69,21 +71,22 @@ pub(crate) fn run(args: &UnitArgs) -> anyhow::Result<()> {
         Some(name) => vec![name.clone()],
         None => machines::names(&args.machines)?,
     };
+    let systemd = Systemd::here();
     for name in names {
         let machine = identified(machines::read(&args.machines, &name)?);
-        for (path, text) in dropin::of(&machine)? {
+        for (path, text) in dropin::of(&machine, systemd)? {
             print(&format!("# /run/systemd/generator/{}\n{text}\n", path.display()))?;
         }
     }
     Ok(())
 }
 
-fn generate(machines: &Path, folder: &Path) -> anyhow::Result<()> {
+fn generate(machines: &Path, folder: &Path, systemd: Systemd) -> anyhow::Result<()> {
     let mut instances: BTreeMap<String, Name> = BTreeMap::new();
     for name in machines::names(machines)? {
         let files = machines::read(machines, &name).map_err(anyhow::Error::from).and_then(|machine| {
             unique(&machine, &mut instances)?;
-            dropin::of(&identified(machine))
+            dropin::of(&identified(machine), systemd)
         });
         let files = files.unwrap_or_else(|error| {
             say(format_args!(
@@ -109,7 +112,7 @@ pub(crate) fn read(name: &Name) -> Result<Machine, ConfigError> {
 
 /// Whether units can be made of it.
 pub(crate) fn check(machine: &Machine) -> anyhow::Result<()> {
-    dropin::of(machine).map(drop)
+    dropin::of(machine, Systemd::default()).map(drop)
 }
 
 /// With a UUID, and what exits are assumed to cost, in any case.

@@ -19,7 +19,7 @@ use strata_sandbox::{Notify, Role, Spec, close_inherited, disabled, isolate, lis
 use strata_vhost_blk::control;
 use strata_vhost_blk::device::Block;
 use strata_vhost_blk::disk::Disk;
-use strata_vhost_blk::image::{Files, Format, Image, ImageOptions};
+use strata_vhost_blk::image::{Files, Format, Given, Image, ImageOptions};
 use strata_vhost_blk::layers::Layers;
 use strata_virtio::pulse;
 use strata_virtio::session::{ConfigChange, Endpoint, serve};
@@ -55,11 +55,13 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let image = options.image().context("no image")?;
+    // Before anything else is opened, which could get a number that was meant for one of these.
+    let given = given(options)?;
     let fd = socket(options)?;
     close_inherited(&options.kept(fd));
     let notify = Arc::new(Notify::from_environment());
     let sandboxed = !options.no_sandbox;
-    let (files, layers) = open(&image, usize::from(options.num_queues))?;
+    let (files, layers) = open(&image, given, usize::from(options.num_queues))?;
     let endpoint = match (fd, &options.socket_path) {
         (Some(fd), _) => Endpoint::inherit(fd)?,
         (None, Some(path)) => {
@@ -112,13 +114,32 @@ fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The image, if who started this process has opened it.
+fn given(options: &Options) -> anyhow::Result<Option<Given>> {
+    let Some((image, direct)) = options.given() else { return Ok(None) };
+    let given = Given::inherit(image, direct)
+        .with_context(|| format!("--image-fd {image} --direct-fd {direct}: no open file came with them"))?;
+    Ok(Some(given))
+}
+
 /// The files of the disk: a raw image, or a qcow2 image and all that is behind it.
-fn open(options: &ImageOptions, queues: usize) -> anyhow::Result<(Files, Option<Layers>)> {
-    if options.format == Format::Qcow2 {
-        let (files, layers) = Layers::open(options, queues)?;
-        return Ok((files, Some(layers)));
-    }
-    Ok((Files::one(Image::open(options)?), None))
+fn open(
+    options: &ImageOptions,
+    given: Option<Given>,
+    queues: usize,
+) -> anyhow::Result<(Files, Option<Layers>)> {
+    let image = match given {
+        Some(_) if options.format == Format::Qcow2 => {
+            anyhow::bail!("--image-fd: a qcow2 image is opened by its path, as are those behind it")
+        }
+        Some(given) => Image::given(given, options)?,
+        None if options.format == Format::Qcow2 => {
+            let (files, layers) = Layers::open(options, queues)?;
+            return Ok((files, Some(layers)));
+        }
+        None => Image::open(options)?,
+    };
+    Ok((Files::one(image), None))
 }
 
 /// The descriptor of the socket: named on the command line, or passed by socket activation, or none.

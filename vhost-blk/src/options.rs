@@ -36,6 +36,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH", required_unless_present = "print_capabilities")]
     pub(crate) blk_file: Option<PathBuf>,
 
+    /// Descriptor of the image, a raw file, if who started this process has opened it; --blk-file then only names it
+    #[arg(long, value_name = "FDNUM", requires = "direct_fd", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) image_fd: Option<i32>,
+
+    /// Descriptor of the same file opened once more, for direct I/O
+    #[arg(long, value_name = "FDNUM", requires = "image_fd", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) direct_fd: Option<i32>,
+
     /// Refuse writes; others may read the image at the same time
     #[arg(long)]
     pub(crate) read_only: bool,
@@ -171,7 +179,7 @@ impl Options {
 
     /// The descriptors to be kept of those that were passed down.
     pub(crate) fn kept(&self, socket: Option<i32>) -> Vec<i32> {
-        socket.into_iter().chain(self.control_fd).collect()
+        [socket, self.control_fd, self.image_fd, self.direct_fd].into_iter().flatten().collect()
     }
 
     /// Whether something says where frontends come from: a flag, or a service manager that passes a socket.
@@ -194,6 +202,11 @@ impl Options {
             CacheName::Unsafe => Cache::Unsafe,
         };
         Some(ImageOptions { path, read_only: self.read_only, format, cache })
+    }
+
+    /// The numbers of the image's two descriptors, if it is open already.
+    pub(crate) fn given(&self) -> Option<(i32, i32)> {
+        self.image_fd.zip(self.direct_fd)
     }
 
     /// The engine asked for.

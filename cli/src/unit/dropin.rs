@@ -3,14 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use strata_config::{Console, CredentialSource, DiskSource, Machine, Name, NetSource, Ready, Resources};
+use strata_config::{
+    Console, CredentialSource, DiskSource, Format, Machine, Name, NetSource, Ready, Resources,
+};
 
 use super::nic::{self, Place};
+use super::systemd::Systemd;
 use crate::profile;
 
 /// Paths below the generator's folder, and what is in them.
 pub(super) type Files = Vec<(PathBuf, String)>;
 
+/// Where images are, unless a machine file has them elsewhere.
+const IMAGES: &str = "/var/lib/strata";
 /// How long a guest may take to say that it is up, in seconds.
 const GUEST_START: u64 = 600;
 /// Longer than the guest may take, so that it is the vmm that gives up on it, and says so.
@@ -36,13 +41,17 @@ impl Backend<'_> {
 
 /// The names of the backends' units, without suffix.
 pub(super) fn instances(machine: &Machine) -> Vec<String> {
-    backends(machine).unwrap_or_default().iter().map(|backend| backend.instance(&machine.name)).collect()
+    backends(machine, Systemd::default())
+        .unwrap_or_default()
+        .iter()
+        .map(|backend| backend.instance(&machine.name))
+        .collect()
 }
 
 /// All files of a machine.
-pub(super) fn of(machine: &Machine) -> anyhow::Result<Files> {
+pub(super) fn of(machine: &Machine, systemd: Systemd) -> anyhow::Result<Files> {
     let name = &machine.name;
-    let backends = backends(machine)?;
+    let backends = backends(machine, systemd)?;
     let json = serde_json::to_string_pretty(machine).context("cannot write the machine as JSON")?;
     let mut files = vec![
         (PathBuf::from(format!("strata/{name}.json")), json + "\n"),
@@ -71,14 +80,20 @@ fn place(unit: &str) -> PathBuf {
     PathBuf::from(format!("{unit}.d/50-machine.conf"))
 }
 
-fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
+fn backends(machine: &Machine, systemd: Systemd) -> anyhow::Result<Vec<Backend<'_>>> {
     let mut backends = Vec::new();
     for disk in &machine.disks {
-        let DiskSource::File { path, readonly, .. } = &disk.source else { continue };
+        let DiskSource::File { path, readonly, format, .. } = &disk.source else { continue };
         let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
-        let words = crate::disk::words(machine, disk).unwrap_or_default();
+        let mut words = crate::disk::words(machine, disk).unwrap_or_default();
         let quoted = quote(text)?;
-        let mut extra = if path.starts_with("/dev") {
+        // A block device is opened by who can ask whether it is mounted, a qcow2 image by who can read which are behind it.
+        let is_raw_file = !path.starts_with("/dev") && *format != Some(Format::Qcow2);
+        let mut extra = if is_raw_file && systemd.opens_files {
+            // Behind the two sockets (sd_listen_fds(3)); the same file twice, since only one of the two is for direct I/O.
+            words.extend(["--image-fd", "5", "--direct-fd", "6"].map(str::to_owned));
+            opened(text, *readonly)
+        } else if path.starts_with("/dev") {
             // The group of most block devices; a udev rule that gives them to strata-blk is better.
             let rights = if *readonly { "r" } else { "rw" };
             vec!["PrivateDevices=no".to_owned(), format!("DeviceAllow={} {rights}", bare(text)?)]
@@ -110,6 +125,22 @@ fn backends(machine: &Machine) -> anyhow::Result<Vec<Backend<'_>>> {
         backend.words.extend(profile::backend_words(profile::resolve(machine.profile), &backend.words));
     }
     Ok(backends)
+}
+
+/// What has systemd open a file twice and show the service no image at all, its own included.
+fn opened(path: &str, readonly: bool) -> Vec<String> {
+    // Read by systemd as bytes with escapes, parted by colons (systemd.service(5)).
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    let escaped: String = path
+        .bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("\\x{byte:02x}") })
+        .collect();
+    let option = if readonly { ":read-only" } else { "" };
+    vec![
+        format!("OpenFile={escaped}:image{option}"),
+        format!("OpenFile={escaped}:direct{option}"),
+        format!("InaccessiblePaths=-{IMAGES}"),
+    ]
 }
 
 fn vm(machine: &Machine, backends: &[Backend<'_>]) -> anyhow::Result<String> {

@@ -3,13 +3,18 @@ use std::path::Path;
 
 use strata_config::Machine;
 
+use super::systemd::Systemd;
 use super::{dropin, generate, machines};
 
 fn texts(toml: &str) -> Vec<(String, String)> {
+    texts_for(toml, Systemd::default())
+}
+
+fn texts_for(toml: &str, systemd: Systemd) -> Vec<(String, String)> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("web.toml"), toml).unwrap();
     let machine = machines::read(dir.path(), &"web".parse().unwrap()).unwrap();
-    let files = dropin::of(&machine).unwrap();
+    let files = dropin::of(&machine, systemd).unwrap();
     files.into_iter().map(|(path, text)| (path.display().to_string(), text)).collect()
 }
 
@@ -65,6 +70,34 @@ fn a_nic_comes_after_what_it_is_plugged_into() {
         assert_eq!(attach.contains("@chown"), id == "net1", "{attach}");
     }
     assert!(!files.iter().any(|(path, _)| path.contains("web-net3")), "{files:?}");
+}
+
+#[test]
+fn a_systemd_that_opens_files_opens_raw_images_alone() {
+    let toml = "kernel = '/k'\n[[disk]]\npath = '/srv/a b:%é.img'\n[[disk]]\npath = '/srv/r'\nreadonly = true\n\
+        [[disk]]\npath = '/srv/q'\nformat = 'qcow2'\n[[disk]]\npath = '/dev/vg/d'\n";
+    let files = texts_for(toml, Systemd { opens_files: true });
+    let service = |disk: usize| text(&files, &format!("vhost-blk@web-disk{disk}.service.d/"));
+    for line in [
+        r"OpenFile=/srv/a\x20b\x3a\x25\xc3\xa9.img:image",
+        r"OpenFile=/srv/a\x20b\x3a\x25\xc3\xa9.img:direct",
+        "InaccessiblePaths=-/var/lib/strata",
+    ] {
+        assert!(service(0).contains(&format!("{line}\n")), "{}", service(0));
+    }
+    assert!(
+        service(0).contains(r#""--image-fd" "5" "--direct-fd" "6""#)
+            && !service(0).contains("ReadWritePaths")
+    );
+    assert!(service(1).contains("OpenFile=/srv/r:image:read-only\nOpenFile=/srv/r:direct:read-only\n"));
+    for disk in [2, 3] {
+        assert!(
+            !service(disk).contains("OpenFile") && !service(disk).contains("--image-fd"),
+            "{}",
+            service(disk)
+        );
+        assert!(!service(disk).contains("InaccessiblePaths"), "{}", service(disk));
+    }
 }
 
 #[test]
@@ -131,7 +164,7 @@ fn a_wrong_file_costs_its_own_machine_only() {
     // Two machines whose devices would share a unit.
     std::fs::write(machines.join("a.toml"), "kernel = '/k'\n[[disk]]\npath = '/d'\nid = 'b-c'\n").unwrap();
     std::fs::write(machines.join("a-b.toml"), "kernel = '/k'\n[[disk]]\npath = '/d'\nid = 'c'\n").unwrap();
-    generate(&machines, &out).unwrap();
+    generate(&machines, &out, Systemd::default()).unwrap();
     let good = out.join("strata/good.json");
     // It may hold credentials.
     assert_eq!(std::fs::metadata(&good).unwrap().permissions().mode() & 0o777, 0o600);
@@ -141,5 +174,5 @@ fn a_wrong_file_costs_its_own_machine_only() {
     assert_eq!(unit_of(&out, "bad").lines().count(), 2);
     assert!(out.join("strata/a.json").is_file() != out.join("strata/a-b.json").is_file());
     // No folder of machine files is no error: the package may be there before the first machine.
-    generate(&dir.path().join("none"), &out).unwrap();
+    generate(&dir.path().join("none"), &out, Systemd::default()).unwrap();
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Context as _;
+use strata_rig::debian::Release;
 use strata_tests::node::Node;
 use strata_tests::process::until;
 use strata_tests::{Context, guest, image};
@@ -83,7 +84,11 @@ pub(super) fn install(context: &Context, node: &Node, script: &str, cable: &str)
     image::empty(&node.path(IMAGE), 16 << 20)?;
     node.run(&["sh", "-c", "chmod 644 /var/lib/strata/vmlinuz /var/lib/strata/initrd.img"])?;
     node.run(&["install", "-d", "-o", "strata-vm", "/var/log/strata"])?;
-    node.run(&["chown", "strata-blk:", IMAGE])?;
+    // The account need not be let at an image that systemd opens.
+    match node.release() {
+        Release::Host => node.run(&["chown", "strata-blk:", IMAGE])?,
+        Release::Trixie => node.run(&["chmod", "600", IMAGE])?,
+    };
     let secret = node.path("/etc/strata/secret");
     fs::write(&secret, b"\0binary").context("cannot write the secret")?;
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;

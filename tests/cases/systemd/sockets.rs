@@ -1,5 +1,6 @@
 //! What needs no guest: machine files that become units, sockets that start backends, a backend that is killed.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, ensure};
@@ -13,16 +14,24 @@ use super::{guest, plugged};
 
 const DISK: &str = "vhost-blk@web-disk0";
 const NIC: &str = "vhost-net@web-net0.service";
+/// As `/proc/PID/fdinfo` shows it (open(2), x86-64).
+const O_DIRECT: i64 = 0o40000;
 
 pub(super) fn units_without_a_guest(context: &Context) -> anyhow::Result<()> {
-    Node::with_package(context, Release::Host)?.explain(|node| units(context, node))
+    Node::with_package(context, Release::Host)?.explain(|node| units(context, node, |_| Ok(())))
 }
 
 pub(super) fn units_without_a_guest_on_257(context: &Context) -> anyhow::Result<()> {
-    Node::with_package(context, Release::Trixie)?.explain(|node| units(context, node))
+    Node::with_package(context, Release::Trixie)?
+        .explain(|node| units(context, node, images_are_opened_for_it))
 }
 
-fn units(context: &Context, node: &Node) -> anyhow::Result<()> {
+/// `running` looks at disk and NIC while they run.
+fn units(
+    context: &Context,
+    node: &Node,
+    running: impl FnOnce(&Node) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     guest::install(context, node, "say never", guest::TAP)?;
     node.run(&["id", "strata-vm"])?;
     guest::tap(node)?;
@@ -47,6 +56,7 @@ fn units(context: &Context, node: &Node) -> anyhow::Result<()> {
         is_locked(node, &service)?;
     }
     exposed(node)?;
+    running(node)?;
     let status = node.property(&format!("{DISK}.service"), "StatusText")?;
     ensure!(status.contains("web.img"), "the disk's status is {status:?}");
 
@@ -123,6 +133,32 @@ fn wrong_files_say_so(node: &Node) -> anyhow::Result<()> {
     );
     let said = node.try_run(&["strata", "unit", "wrong"])?;
     ensure!(String::from_utf8_lossy(&said.stderr).contains("cpus"), "strata unit: {said:?}");
+    Ok(())
+}
+
+/// The disk serves an image that its account may not open, and of no image it sees a path.
+fn images_are_opened_for_it(node: &Node) -> anyhow::Result<()> {
+    let image = std::fs::metadata(node.path(guest::IMAGE))?;
+    ensure!((image.uid(), image.mode() & 0o777) == (0, 0o600), "the image is not root's alone: {image:?}");
+    let pid = node.pid_outside(node.main_pid(&format!("{DISK}.service"))?)?;
+    let seen = std::path::Path::new(&format!("/proc/{pid}/root")).join(guest::IMAGE.trim_start_matches('/'));
+    ensure!(!seen.exists(), "the disk's process sees {}", seen.display());
+    let mut direct = Vec::new();
+    for fd in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let fd = fd?.path();
+        if std::fs::metadata(&fd).is_ok_and(|file| (file.dev(), file.ino()) == (image.dev(), image.ino())) {
+            let info = std::fs::read_to_string(fd.to_string_lossy().replace("/fd/", "/fdinfo/"))?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).context("no flags")?;
+            direct.push(i64::from_str_radix(flags.trim(), 8)? & O_DIRECT != 0);
+        }
+    }
+    direct.sort_unstable();
+    let status = node.property(&format!("{DISK}.service"), "StatusText")?;
+    let expected: &[bool] = if status.contains("direct I/O") { &[false, true] } else { &[false] };
+    ensure!(
+        direct == expected,
+        "{status}: descriptors of the image, and whether they are direct: {direct:?}"
+    );
     Ok(())
 }
 

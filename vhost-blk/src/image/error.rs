@@ -24,6 +24,14 @@ pub enum ImageError {
         /// The image.
         path: PathBuf,
     },
+    /// Who opened it for us did it otherwise.
+    #[error("{}: the descriptor passed for it {why}", path.display())]
+    Given {
+        /// The image.
+        path: PathBuf,
+        /// How.
+        why: &'static str,
+    },
     /// Not even one block.
     #[error("{} holds {bytes} bytes, less than one block; give it a size (`truncate -s 10G FILE`)", path.display())]
     Empty {

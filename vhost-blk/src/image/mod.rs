@@ -1,4 +1,4 @@
-//! The image behind a disk: a raw file or a block device, opened once, locked, and measured.
+//! The image behind a disk: a raw file or a block device, opened once (or by who started us), locked, and measured.
 //!
 //! Owns the descriptors and what is known about them (capacity, block sizes, alignment of direct I/O).
 //! Called by `main` before the sandbox is entered; afterwards only the descriptors are used, by the engines.
@@ -7,9 +7,12 @@
 
 mod error;
 mod geometry;
+mod given;
 mod holder;
 mod lock;
 
+#[cfg(test)]
+mod given_test;
 #[cfg(test)]
 mod image_test;
 
@@ -22,6 +25,7 @@ use std::sync::Arc;
 
 pub use error::ImageError;
 pub use geometry::Geometry;
+pub use given::Given;
 
 /// Bytes of a virtio-blk sector (virtio 1.2 section 5.2.4): what capacity and offsets are counted in, whatever
 /// the block size of the device is.
@@ -113,6 +117,27 @@ impl Image {
             .custom_flags(flags)
             .open(path)
             .map_err(at)?;
+        Self::opened(buffered, kind, options, |buffered| open_again(buffered, options.read_only))
+    }
+
+    /// Locks and measures an image that is open already.
+    ///
+    /// # Errors
+    /// As [`Image::open`], or it is not what the options say.
+    pub fn given(given: Given, options: &ImageOptions) -> Result<Self, ImageError> {
+        given.check(options)?;
+        let Given { buffered, direct } = given;
+        Self::opened(buffered, Kind::File, options, |_| given::bypass(direct))
+    }
+
+    fn opened(
+        buffered: File,
+        kind: Kind,
+        options: &ImageOptions,
+        bypassing: impl FnOnce(&File) -> std::io::Result<File>,
+    ) -> Result<Self, ImageError> {
+        let path = &options.path;
+        let at = |source| ImageError::from_open(path, options.read_only, source);
         lock::acquire(&buffered, path, options.read_only)?;
 
         let kind = match kind {
@@ -122,7 +147,7 @@ impl Image {
         };
         check_format(&buffered, path, options.format)?;
 
-        let direct = open_direct(&buffered, path, kind, options)?;
+        let direct = direct(&buffered, kind, options, bypassing)?;
         let geometry = Geometry::measure(&buffered, direct.as_ref().map(AsFd::as_fd), kind).map_err(at)?;
         if geometry.capacity == 0 {
             return Err(ImageError::Empty { path: path.clone(), bytes: geometry.bytes });
@@ -310,12 +335,14 @@ fn check_format(file: &File, path: &Path, format: Format) -> Result<(), ImageErr
     }
 }
 
-fn open_direct(
+/// The second open file, if the image is used so.
+fn direct(
     buffered: &File,
-    path: &Path,
     kind: Kind,
     options: &ImageOptions,
+    bypassing: impl FnOnce(&File) -> std::io::Result<File>,
 ) -> Result<Option<File>, ImageError> {
+    let path = &options.path;
     let wanted = match options.cache {
         Cache::None => true,
         // O_DIRECT on tmpfs is accepted and means nothing: the bytes are in the page cache or nowhere.
@@ -325,14 +352,7 @@ fn open_direct(
     if !wanted {
         return Ok(None);
     }
-    // Through the open descriptor, so that both are the same inode whatever happens to the path meanwhile.
-    let again = format!("/proc/self/fd/{}", buffered.as_raw_fd());
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(!options.read_only)
-        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECT)
-        .open(again);
-    match (opened, options.cache) {
+    match (bypassing(buffered), options.cache) {
         (Ok(file), _) => Ok(Some(file)),
         (Err(source), Cache::None) => Err(ImageError::NoDirect { path: path.to_owned(), source }),
         (Err(source), _) => {
@@ -340,4 +360,13 @@ fn open_direct(
             Ok(None)
         }
     }
+}
+
+/// Through the open descriptor, so that both are the same inode whatever happens to the path meanwhile.
+fn open_again(buffered: &File, read_only: bool) -> std::io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECT)
+        .open(format!("/proc/self/fd/{}", buffered.as_raw_fd()))
 }
