@@ -12,6 +12,9 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use strata_rig::progress::{say, step};
 
+/// What is packaged.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// `cargo xtask deb`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -42,26 +45,32 @@ pub(crate) fn run(top: &Path, arguments: &Arguments) -> anyhow::Result<()> {
         None => release(top)?,
     };
     let out = arguments.out.clone().unwrap_or_else(|| top.join("target/debian"));
-    let package = package(top, &programs, &out, Packing::Small)?;
+    let package = package(top, &programs, &out, Packing::Small, VERSION)?;
     say(&format!("{}", package.display()));
     Ok(())
 }
 
-/// Builds the package of `programs` into `out`, `packed` so.
+/// Builds the package of `programs` into `out`, `packed` so, as `version`.
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn package(top: &Path, programs: &Path, out: &Path, packed: Packing) -> anyhow::Result<PathBuf> {
+pub(crate) fn package(
+    top: &Path,
+    programs: &Path,
+    out: &Path,
+    packed: Packing,
+    version: &str,
+) -> anyhow::Result<PathBuf> {
     let tree = tempfile::Builder::new().prefix("strata-deb-").tempdir()?;
     let made = tempfile::Builder::new().prefix("strata-made-").tempdir()?;
-    make(&programs.join("strata"), top, made.path())?;
+    make(&programs.join("strata"), top, made.path(), version)?;
     let list = fs::read_to_string(top.join("systemd/deb/install"))?;
     for line in entries(&list)? {
         place(&line, top, programs, made.path(), tree.path())?;
     }
-    control(top, tree.path())?;
+    control(top, tree.path(), version)?;
     fs::create_dir_all(out)?;
-    let package = out.join(format!("strata_{}_amd64.deb", env!("CARGO_PKG_VERSION")));
+    let package = out.join(format!("strata_{version}_amd64.deb"));
     let mut build = Command::new("dpkg-deb");
     build.args(match packed {
         Packing::Small => ["-Zxz", "-z2"].as_slice(),
@@ -83,7 +92,7 @@ fn release(top: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Man pages and completions, from the command's own description of itself.
-fn make(strata: &Path, top: &Path, made: &Path) -> anyhow::Result<()> {
+fn make(strata: &Path, top: &Path, made: &Path, version: &str) -> anyhow::Result<()> {
     let man = made.join("man");
     fs::create_dir(&man)?;
     checked(Command::new(strata).arg("man").arg(&man))?;
@@ -97,7 +106,6 @@ fn make(strata: &Path, top: &Path, made: &Path) -> anyhow::Result<()> {
         }
         fs::write(made.join(file), script.stdout)?;
     }
-    let version = env!("CARGO_PKG_VERSION");
     let date = output(Command::new("git").current_dir(top).args(["log", "-1", "--format=%aD"]))
         .unwrap_or_else(|_| "Thu, 01 Jan 2026 00:00:00 +0000".to_owned());
     let changelog = made.join("changelog.Debian");
@@ -174,14 +182,14 @@ fn copy(from: &Path, to: &Path, mode: u32, program: bool) -> anyhow::Result<()> 
 }
 
 /// The control file and the maintainer's scripts.
-fn control(top: &Path, tree: &Path) -> anyhow::Result<()> {
+fn control(top: &Path, tree: &Path, version: &str) -> anyhow::Result<()> {
     let folder = tree.join("DEBIAN");
     let size = output(Command::new("du").args(["-sk", "--apparent-size"]).arg(tree))?;
     let size = size.split_whitespace().next().unwrap_or("0").to_owned();
     fs::create_dir(&folder)?;
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
     let text = fs::read_to_string(top.join("systemd/deb/control"))?
-        .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+        .replace("@VERSION@", version)
         .replace("@GLIBC@", &glibc(&tree.join("usr"))?)
         .replace("@SIZE@", &size);
     fs::write(folder.join("control"), text)?;

@@ -32,9 +32,14 @@ pub(crate) fn run(place: &Place, arguments: &Arguments) -> anyhow::Result<ExitCo
     let build = build::start(place, "build", &["build", "--quiet", "--workspace"]);
     setup::for_tests(place)?;
     build.finish()?;
-    // The package that the node under systemd installs, of the programs under test.
-    let packing = deb::Packing::Quick;
-    step("the package", || deb::package(place.root(), &build::programs()?, &place.package(), packing))?;
+    // What the node under systemd installs, and is upgraded to: the programs under test, twice.
+    step("the package", || {
+        let later = format!("{}+later", deb::VERSION);
+        for (folder, version) in [(place.package(), deb::VERSION), (place.later_package(), &later)] {
+            deb::package(place.root(), &build::programs()?, &folder, deb::Packing::Quick, version)?;
+        }
+        Ok(())
+    })?;
     let mut counts = Counts::default();
     if !arguments.guest_only {
         build::start(place, "build of the tests", &["test", "--quiet", "--workspace", "--no-run"])

@@ -21,7 +21,7 @@ const VARLINK: &str = "/run/systemd/machine/io.systemd.Machine";
 /// A guest that heeds its power button, and shows that its disk works.
 const GUEST: &str = "
 n=0
-alive() { while :; do n=$((n+1)); dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null && say alive $n, $(cat /sys/block/vda/size) sectors; usleep 300000; done; }
+alive() { while :; do n=$((n+1)); dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct 2>/tmp/e && say alive $n, $(cat /sys/block/vda/size) sectors || say ERROR $(cat /tmp/e); usleep 300000; done; }
 alive &
 say uuid $(cat /sys/class/dmi/id/product_uuid)
 grep -q 'io.systemd.credential:test.text=hello there' /sys/firmware/dmi/tables/DMI && say text credential
@@ -196,16 +196,37 @@ fn reloaded(node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The package is upgraded under the running machine: its disk and NIC are new processes, its vmm is not.
+/// The package is upgraded to a later version under the running machine: its disk and NIC are new processes of the new
+/// program, its vmm is the old one.
 fn upgraded(context: &Context, node: &Node, console: &guest::Console) -> anyhow::Result<()> {
+    let version = || node.run(&["dpkg-query", "-W", "-f=${Version}", "strata"]);
+    let old = version()?;
     let before = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
-    node.install(&context.place.package())?;
-    let seen = console.count("guest: alive")?;
+    node.install(&context.place.later_package())?;
+    let new = version()?;
+    node.run(&["dpkg", "--compare-versions", &old, "lt", &new])?;
+    let told = fs::read_to_string(node.path("/var/log/dpkg.log")).unwrap_or_default();
+    ensure!(
+        told.contains(&format!(" upgrade strata:amd64 {old} {new}")),
+        "{old} to {new} was no upgrade: {told}"
+    );
+    let (seen, errors) = (console.count("guest: alive")?, console.count("guest: ERROR")?);
     until("the guest to go on after the upgrade", || Ok(console.count("guest: alive")? > seen + 1))?;
+    ensure!(
+        console.count("guest: ERROR")? == errors && errors == 0,
+        "the guest was harmed: {}",
+        console.text()?
+    );
     let after = [node.main_pid(VM)?, node.main_pid(DISK)?, node.main_pid(NIC)?];
     ensure!(before[0] == after[0], "the upgrade ended the vmm");
     ensure!(before[1] != after[1] && before[2] != after[2], "the upgrade left an old backend: {before:?}");
     ensure!(after.iter().all(|pid| *pid != 0), "a process is missing after the upgrade: {after:?}");
+    for (unit, is_new) in [(VM, false), (DISK, true), (NIC, true)] {
+        let pid = node.pid_outside(node.main_pid(unit)?)?;
+        let program = fs::read_link(format!("/proc/{pid}/exe"))?;
+        let replaced = program.to_string_lossy().ends_with(" (deleted)");
+        ensure!(replaced != is_new, "{unit} runs {}", program.display());
+    }
     Ok(())
 }
 

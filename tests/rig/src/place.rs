@@ -63,6 +63,11 @@ impl Place {
         self.cache().join("deb")
     }
 
+    /// The same as a later version, for the node to be upgraded to.
+    pub fn later_package(&self) -> PathBuf {
+        self.cache().join("deb-later")
+    }
+
     /// Programs built from crates.io for the tests (`bin/` below).
     pub fn crates(&self) -> PathBuf {
         self.cache().join("crates")
