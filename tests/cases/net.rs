@@ -95,13 +95,13 @@ nc 10.78.42.1 {down} > /tmp/f </dev/null
 say sum $(sha256sum < /tmp/f | cut -d' ' -f1)
 # From 42 into 43: untagged, and with its tag. The trunk is no way into 42 either.
 ip addr add 10.78.43.3/24 dev eth0
-ping -c 2 -w 2 -I eth0 10.78.43.1 >/dev/null && say crossed || say kept apart
+ping -c 3 -W 1 -I eth0 10.78.43.1 >/dev/null && say crossed || say kept apart
 ip addr del 10.78.43.3/24 dev eth0
 ip link add link eth0 name e43 type vlan id 43; ip link set e43 up; ip addr add 10.78.43.4/24 dev e43
-ping -c 2 -w 2 -I e43 10.78.43.1 >/dev/null && say crossed || say tag refused
+ping -c 3 -W 1 -I e43 10.78.43.1 >/dev/null && say crossed || say tag refused
 ip link del e43
 ip link add link eth1 name t42 type vlan id 42; ip link set t42 up; ip addr add 10.78.42.5/32 dev t42
-ping -c 2 -w 2 -I t42 10.78.42.1 >/dev/null && say crossed || say trunk is one VLAN
+ping -c 3 -W 1 -I t42 10.78.42.1 >/dev/null && say crossed || say trunk is one VLAN
 ip link del t42
 say tried; read go
 ip addr add 10.78.43.2/24 dev t43
