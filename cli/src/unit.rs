@@ -100,9 +100,14 @@ fn generate(machines: &Path, folder: &Path, systemd: Systemd) -> anyhow::Result<
     Ok(())
 }
 
+/// Where the generator's copy of a machine file is.
+fn copy(name: &Name) -> String {
+    format!("/run/systemd/generator/strata/{name}.json")
+}
+
 /// The machine as systemd knows it: what the generator read at the last reload.
 fn generated(name: &Name) -> Result<Machine, ConfigError> {
-    Machine::from_file(Path::new(&format!("/run/systemd/generator/strata/{name}.json")))
+    Machine::from_file(Path::new(&copy(name)))
 }
 
 /// The machine of this name, from its file and what lies over it.

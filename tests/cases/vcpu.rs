@@ -8,7 +8,6 @@ use serde_json::Value;
 use strata_rig::Kvm;
 use strata_tests::guest::Kernel;
 use strata_tests::load::{self, Loaded, Measured};
-use strata_tests::process::processor;
 use strata_tests::{Case, Context};
 
 /// The cases of this file.
@@ -23,8 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
 const IDLE: Duration = Duration::from_secs(4);
 
 fn idle(context: &Context, halt: &str) -> anyhow::Result<Measured> {
-    let words = format!("halt={halt},pin={}", processor()?);
-    let machine = load::machine(context, Kernel::Cloud)?.arg("--vcpu").arg(&words);
+    let machine = load::machine(context, Kernel::Cloud)?.halting(halt)?;
     let mut guest = Loaded::start(machine)?;
     let idle = guest.idle(IDLE)?;
     println!("   halt = {halt:?}: {}", idle.line());
@@ -34,9 +32,7 @@ fn idle(context: &Context, halt: &str) -> anyhow::Result<Measured> {
 
 fn a_halt_that_stays_is_no_exit(context: &Context) -> anyhow::Result<()> {
     if !Kvm::halts_can_stay() {
-        let words = format!("halt=guest,pin={}", processor()?);
-        let machine = load::machine(context, Kernel::Cloud)?.arg("--vcpu").arg(&words);
-        let mut vm = machine.start()?;
+        let mut vm = load::machine(context, Kernel::Cloud)?.halting("guest")?.start()?;
         vm.expect_exit(1)?;
         let said = vm.errors.so_far();
         ensure!(said.contains("vcpu.halt = \"guest\"") && said.contains("halt = \"poll\""), "{said}");

@@ -14,7 +14,6 @@ use crate::guest::Kernel;
 use crate::load::{self, Loaded};
 use crate::net::Tap;
 use crate::peers::Peers;
-use crate::process::processor;
 
 pub use crate::load::Measured;
 
@@ -114,7 +113,7 @@ pub fn loads(context: &Context, setting: Setting, amount: Amount) -> anyhow::Res
         Setting::Default => machine.disk(&disk, ""),
         Setting::Polling => {
             let machine = machine.disk(&disk, ",poll_us=1000").append(LOOKS);
-            machine.arg("--vcpu").arg(&format!("halt=poll,pin={}", processor()?))
+            machine.halting("poll")?
         }
         // The driver makes at most one queue for each possible processor, and keeps one for interrupts.
         Setting::PollQueues => {

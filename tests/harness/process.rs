@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// If the kernel does not say.
-pub fn processor() -> anyhow::Result<u32> {
+pub(crate) fn processor() -> anyhow::Result<u32> {
     let status = fs::read_to_string("/proc/self/status")?;
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let first = allowed.and_then(|list| list.trim().split(['-', ',']).next()?.parse().ok());

@@ -86,6 +86,15 @@ impl<'a> Machine<'a> {
         self.arg("--net").arg(&value)
     }
 
+    /// Sets what a vCPU does when it has nothing to do, on a processor of its own, which `guest` and `poll` take.
+    ///
+    /// # Errors
+    /// If the kernel does not say which processors there are for us.
+    pub fn halting(self, halt: &str) -> anyhow::Result<Self> {
+        let words = format!("halt={halt},pin={}", process::processor()?);
+        Ok(self.arg("--vcpu").arg(&words))
+    }
+
     /// Adds any argument.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.into());

@@ -128,16 +128,16 @@ fn open(
     given: Option<Given>,
     queues: usize,
 ) -> anyhow::Result<(Files, Option<Layers>)> {
-    let image = match given {
-        Some(_) if options.format == Format::Qcow2 => {
+    let image = match (given, options.format) {
+        (Some(_), Format::Qcow2) => {
             anyhow::bail!("--image-fd: a qcow2 image is opened by its path, as are those behind it")
         }
-        Some(given) => Image::given(given, options)?,
-        None if options.format == Format::Qcow2 => {
+        (None, Format::Qcow2) => {
             let (files, layers) = Layers::open(options, queues)?;
             return Ok((files, Some(layers)));
         }
-        None => Image::open(options)?,
+        (Some(given), _) => Image::given(given, options)?,
+        (None, _) => Image::open(options)?,
     };
     Ok((Files::one(image), None))
 }

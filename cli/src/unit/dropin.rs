@@ -168,7 +168,7 @@ fn vm(machine: &Machine, backends: &[Backend<'_>]) -> anyhow::Result<String> {
         unit.push(format!("TimeoutStartSec={GUEST_START}"));
     }
     // Credentials reach the vmm as files that only it can read; the machine file itself, which may hold some, too.
-    unit.push(format!("LoadCredential=machine.json:/run/systemd/generator/strata/{name}.json"));
+    unit.push(format!("LoadCredential=machine.json:{}", super::copy(name)));
     for (credential, source) in &machine.credentials {
         if let CredentialSource::File(path) = source {
             unit.push(format!("LoadCredential=guest.{credential}:{}", bare(&text(path)?)?));

@@ -66,7 +66,7 @@ pub fn image(place: &Place) -> anyhow::Result<PathBuf> {
     }
     stamp::forget(&image);
     let tree = place.cache().join("debian-root");
-    as_root_output(as_root("rm").args(["-rf", "--one-file-system"]).arg(&tree))?;
+    remove(&tree)?;
     step(&format!("a Debian ({codename}) root file system with mmdebstrap"), || {
         bootstrap((&codename, &source), &tree, PACKAGES, CUSTOMIZE)
     })?;
@@ -75,7 +75,7 @@ pub fn image(place: &Place) -> anyhow::Result<PathBuf> {
         let mut mke2fs = as_root("mke2fs");
         mke2fs.args(["-q", "-t", "ext4", "-L", "debian", "-d"]).arg(&tree).arg(&image).arg(SIZE);
         as_root_output(&mut mke2fs)?;
-        as_root_output(as_root("rm").args(["-rf", "--one-file-system"]).arg(&tree))?;
+        remove(&tree)?;
         stamp::write(&image, &of)
     })?;
     Ok(image)
@@ -96,7 +96,7 @@ pub fn node(place: &Place, release: Release) -> anyhow::Result<PathBuf> {
         return Ok(tree);
     }
     stamp::forget(&tree);
-    as_root_output(as_root("rm").args(["-rf", "--one-file-system"]).arg(&tree))?;
+    remove(&tree)?;
     step(&format!("a Debian ({codename}) for a node under systemd, with mmdebstrap"), || {
         bootstrap((&codename, &source), &tree, NODE_PACKAGES, NODE_CUSTOMIZE)?;
         stamp::write(&tree, &of)
@@ -120,6 +120,11 @@ fn bootstrap(
     mmdebstrap.arg(format!("--customize-hook=sh {} \"$1\"", hook.display()));
     mmdebstrap.arg(codename).arg(tree).arg(source);
     as_root_output(&mut mmdebstrap)
+}
+
+/// Removes a root file system. What an interrupted mmdebstrap has left mounted in it is not followed, and is an error.
+fn remove(tree: &Path) -> anyhow::Result<()> {
+    as_root_output(as_root("rm").args(["-rf", "--one-file-system"]).arg(tree))
 }
 
 fn as_root(program: &str) -> Command {

@@ -26,11 +26,12 @@ use crate::{kernel, tool};
 /// All that TCG can do but five-level paging, which few hosts have.
 const CPU: &str = "max,la57=off";
 /// Processors that run no guest: the first. Whenever any processor loads x87 state (XRSTOR, that is each change of
-/// tasks), QEMU clears IGNNE in `hflags2` of the *first* processor (`cpu_clear_ignne`, target/i386/tcg/system/fpu_helper.c
-/// of 10.0; 11.1 fails the same way), without a lock, while that one may be writing there what VMRUN, #VMEXIT, STGI and
-/// CLGI change. One of the two writes is lost. Seen, on the first processor only: a guest without nested paging, which meets a triple fault at once;
-/// a host that takes interrupts with interrupts off and waits for its own lock for ever. A processor that never runs a
-/// guest changes none of it. (One processor that counts instructions has nobody to race with.)
+/// tasks), QEMU clears IGNNE in `hflags2` of the *first* processor (`cpu_clear_ignne`,
+/// target/i386/tcg/system/fpu_helper.c of 10.0; 11.1 fails the same way), without a lock, while that one may be writing
+/// there what VMRUN, #VMEXIT, STGI and CLGI change. One of the two writes is lost. Seen, on the first processor only: a
+/// guest without nested paging, which meets a triple fault at once; a host that takes interrupts with interrupts off
+/// and waits for its own lock for ever. A processor that never runs a guest changes none of it. (One processor that
+/// counts instructions has nobody to race with.)
 const WITHOUT_GUESTS: u32 = 1;
 /// In the out folder: what the emulator notes of resets.
 const EMULATOR_LOG: &str = ".emulator-log";
