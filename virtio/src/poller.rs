@@ -7,8 +7,8 @@
 //! ```text
 //!   woken soon after falling asleep (within the maximum)  -> longer: looking a bit more would have caught it
 //!   slept long                                            -> shorter, down to not looking at all
-//!   others want the processor (a yield let one of them    -> not at all, for a while
-//!   run, and came back late)
+//!   others want the processor (a yield let one of them    -> not at all, for a while; longer each time, until a
+//!   run, and came back late)                                 while as long has passed without it
 //!   not looking, but not idle either                      -> once in a while a try: where waking up itself takes
 //!                                                            long, every gap looks long from a sleeper's side
 //! ```
@@ -27,8 +27,16 @@ const LOOKS: u32 = 24;
 const YIELD_EVERY: u64 = 4_000;
 /// A yield that takes longer than this has perhaps let someone else run, in nanoseconds.
 const LATE: u64 = 15_000;
+/// A yield that takes longer than this has let someone run until the kernel took the processor from them, in
+/// nanoseconds: a tick at least. Whoever has something to wait for gives it back sooner.
+const SPELL: u64 = 1_000_000;
 /// A sleep of this many maximal windows is idleness, not a gap.
 const IDLE: u64 = 64;
+/// Time asleep with the window closed after contention, the least and the most, in nanoseconds. A try costs a spell of
+/// some milliseconds where the driver spins on this very processor.
+const REST: (u64, u64) = (500_000, 1_000_000_000);
+/// What looking and finding something counts for, as time without contention, in nanoseconds.
+const HIT: u64 = 1_000;
 
 /// Sleeps between two tries with the window closed; doubles, up to the second, while the tries find nothing.
 const TRY_EVERY: (u32, u32) = (16, 1024);
@@ -50,7 +58,7 @@ pub enum Looked {
     Hit,
     /// There was none in the time allowed.
     Miss,
-    /// Given up early, since others want the processor.
+    /// Given up early, since others want the processor; there may be work by now.
     Contended,
     /// Not tried: the window is zero.
     Skipped,
@@ -61,10 +69,12 @@ pub enum Looked {
 pub struct Poller {
     max: u64,
     window: u64,
-    /// Sleeps to go before a window is opened again after contention.
-    rest: u32,
+    /// Time to be slept before a window is opened again after contention.
+    rest: u64,
     /// What `rest` is set to next time; doubles while contention lasts.
-    penalty: u32,
+    penalty: u64,
+    /// Time without contention since, towards the next halving of `penalty`.
+    calm: u64,
     /// Sleeps to go before the next try.
     next_try: u32,
     try_every: u32,
@@ -77,7 +87,7 @@ impl Poller {
     pub fn new(limit: PollLimit) -> Self {
         let max = u64::try_from(limit.0.as_nanos()).unwrap_or(u64::MAX).min(10_000_000);
         let (try_every, _) = TRY_EVERY;
-        Self { max, window: 0, rest: 0, penalty: 16, next_try: try_every, try_every, trying: false }
+        Self { max, window: 0, rest: 0, penalty: REST.0, calm: 0, next_try: try_every, try_every, trying: false }
     }
 
     /// Looks until there is work or the window is over.
@@ -95,6 +105,7 @@ impl Poller {
                         self.trying = false;
                         (self.try_every, _) = TRY_EVERY;
                     }
+                    self.calm_for(HIT);
                     return Looked::Hit;
                 }
                 std::hint::spin_loop();
@@ -112,8 +123,10 @@ impl Poller {
                 yielded = nanos(start);
                 // Late alone says little where the host is itself a VM: an interrupt takes as long, and so does a
                 // processor that is elsewhere for a moment. And if it was the driver that ran meanwhile, that was the
-                // quickest way to the next request.
-                if yielded - elapsed > LATE && switches() != switched && !has_work() {
+                // quickest way to the next request: unless it spins for the answer, and would have had it a spell ago
+                // from somebody whom its kick wakes.
+                let away = yielded - elapsed;
+                if away > LATE && switches() != switched && (away > SPELL || !has_work()) {
                     self.contended();
                     return Looked::Contended;
                 }
@@ -125,13 +138,13 @@ impl Poller {
     pub fn idle_for(&mut self, gap: Duration) {
         let gap = u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);
         if self.rest > 0 {
-            self.rest -= 1;
+            self.rest = self.rest.saturating_sub(gap);
             return;
         }
+        self.calm_for(gap);
         let tried = std::mem::take(&mut self.trying);
         if gap <= self.max {
             self.window = (self.window * 2).clamp(START.min(self.max), self.max);
-            self.penalty = (self.penalty / 2).max(16);
         } else if gap >= self.max.saturating_mul(IDLE) {
             self.window = 0;
         } else if tried {
@@ -152,7 +165,20 @@ impl Poller {
     fn contended(&mut self) {
         self.window = 0;
         self.rest = self.penalty;
-        self.penalty = (self.penalty * 2).min(4096);
+        self.penalty = (self.penalty * 2).min(REST.1);
+        self.calm = 0;
+    }
+
+    /// The penalty halves when it has gone well for as long.
+    #[inline]
+    fn calm_for(&mut self, time: u64) {
+        if self.penalty > REST.0 {
+            self.calm = self.calm.saturating_add(time);
+            if self.calm >= self.penalty {
+                self.calm = 0;
+                self.penalty = (self.penalty / 2).max(REST.0);
+            }
+        }
     }
 
     /// How long the next round would look.

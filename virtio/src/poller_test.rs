@@ -69,21 +69,22 @@ fn looking_ends_with_work_or_with_the_window() {
     assert!(start.elapsed() >= micros(8) || poller.window().is_zero());
 }
 
-/// Two threads on one processor: the one that looks gives way to the other, which a second processor makes unneeded.
-#[test]
-fn one_who_shares_its_processor_gives_way() {
+/// Looks on one processor together with a thread that never sleeps and moves a number all the time, until somebody
+/// else was found to want the processor. `has_work` gets the number at the start of the look and now.
+fn look_beside_a_spinner(has_work: impl Fn(u64, u64) -> bool + Sync) -> (Looked, Duration) {
     use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
     use nix::unistd::Pid;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
     let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
     let mut one = CpuSet::new();
     one.set(first).unwrap();
-    let stop = AtomicBool::new(false);
-    let looked = std::thread::scope(|scope| {
+    let (stop, number) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
         scope.spawn(|| {
             sched_setaffinity(Pid::from_raw(0), &one).unwrap();
             while !stop.load(Ordering::Relaxed) {
+                number.fetch_add(1, Ordering::Relaxed);
                 std::hint::spin_loop();
             }
         });
@@ -95,37 +96,70 @@ fn one_who_shares_its_processor_gives_way() {
                 while poller.window() < micros(8_000) {
                     poller.idle_for(micros(1));
                 }
-                looked = poller.look(|| false);
+                let before = number.load(Ordering::Relaxed);
+                looked = poller.look(|| has_work(before, number.load(Ordering::Relaxed)));
                 if looked == Looked::Contended {
                     break;
                 }
             }
-            looked
+            (looked, poller.window())
         });
-        let looked = looker.join().unwrap();
+        let seen = looker.join().unwrap();
         stop.store(true, Ordering::Relaxed);
-        looked
-    });
-    assert_eq!(looked, Looked::Contended);
+        seen
+    })
+}
+
+/// Two threads on one processor: the one that looks gives way to the other, which a second processor makes unneeded.
+#[test]
+fn one_who_shares_its_processor_gives_way() {
+    assert_eq!(look_beside_a_spinner(|_, _| false), (Looked::Contended, Duration::ZERO));
+}
+
+/// A driver that spins for the answer on the backend's processor gives it work in each yield, and keeps the processor to
+/// the end of its slice every time. Its kick would be the quicker way.
+#[test]
+fn a_driver_that_spins_on_the_same_processor_is_slept_for() {
+    assert_eq!(look_beside_a_spinner(|before, now| now != before), (Looked::Contended, Duration::ZERO));
+}
+
+/// Asleep for a microsecond at a time until the window opens.
+fn sleeps_until_open(poller: &mut Poller) -> u32 {
+    assert!(poller.window().is_zero());
+    let mut sleeps = 0;
+    while poller.window().is_zero() {
+        poller.idle_for(micros(1));
+        sleeps += 1;
+    }
+    sleeps
 }
 
 #[test]
 fn contention_closes_the_window_for_longer_each_time() {
     let mut poller = Poller::new(LIMIT);
-    let mut sleeps_until_open = || {
+    let rests: Vec<u32> = (0..14)
+        .map(|_| {
+            poller.contended();
+            sleeps_until_open(&mut poller) / 1000
+        })
+        .collect();
+    assert_eq!(rests, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000, 1000], "milliseconds");
+}
+
+#[test]
+fn contention_is_forgotten_when_as_long_has_passed_without_it() {
+    let mut poller = Poller::new(LIMIT);
+    for _ in 0..3 {
         poller.contended();
-        assert!(poller.window().is_zero());
-        let mut sleeps = 0;
-        while poller.window().is_zero() {
-            poller.idle_for(micros(1));
-            sleeps += 1;
-        }
-        sleeps
-    };
-    let first = sleeps_until_open();
-    let second = sleeps_until_open();
-    assert_eq!(first, 17);
-    assert!(second >= first, "{first}, {second}");
+        sleeps_until_open(&mut poller);
+    }
+    // 4 ms would be the next. Found by looking, and slept:
+    for _ in 0..2_000 {
+        assert_eq!(poller.look(|| true), Looked::Hit);
+    }
+    (0..40).for_each(|_| poller.idle_for(micros(50)));
+    poller.contended();
+    assert_eq!(sleeps_until_open(&mut poller), 2_001);
 }
 
 #[test]
