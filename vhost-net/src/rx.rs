@@ -23,6 +23,7 @@
 //! A buffer's used length never covers a byte that was not written for this frame.
 
 mod deliver;
+mod pace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::pair::answer_resubmitted;
 use crate::port::Port;
 use crate::stats::RxStats;
 use crate::vlan::VlanFilter;
+use pace::Pace;
 
 /// The most a read can give: a header and the largest frame.
 const LARGEST: usize = HEADER + MAX_FRAME;
@@ -49,8 +51,6 @@ const STRIDE: usize = 65_536 + 33 * 64;
 const _: () = assert!(STRIDE >= LARGEST);
 /// Frames before the other direction has its turn.
 const BUDGET: usize = 4 * DEPTH;
-/// Frames read at once after which the tap is looked at once more before the driver is called.
-const BURST: usize = 4;
 /// The size frames are taken for, in bytes, when it is reckoned how many a rate limit lets pass.
 const ORDINARY: usize = 1514;
 /// Frames of one buffer in a row after which reads get one buffer again.
@@ -72,8 +72,7 @@ pub struct Rx {
     own: Vec<u8>,
     scatter: Scatter,
     results: Vec<i32>,
-    /// Reads the next batch makes.
-    window: usize,
+    pace: Pace,
     /// Frames to go until reads get one buffer again; 0 if they do.
     large: u32,
     starved: bool,
@@ -128,7 +127,7 @@ impl Rx {
             own: vec![0; DEPTH * STRIDE],
             scatter: Scatter::default(),
             results: Vec::with_capacity(DEPTH),
-            window: 1,
+            pace: Pace::new(),
             large: 0,
             starved: false,
             port: port.clone(),
@@ -170,8 +169,8 @@ impl Rx {
         self.allowance = self.port.rx.is_on().then(|| self.port.rx.allowance());
         while done < BUDGET {
             let window = match &self.allowance {
-                None => self.window,
-                Some(allowance) => self.window.min(allowance.frames(ORDINARY)),
+                None => self.pace.window(),
+                Some(allowance) => self.pace.window().min(allowance.frames(ORDINARY)),
             };
             if window == 0 {
                 self.throttled = true;
@@ -189,24 +188,15 @@ impl Rx {
             let reads = self.results.len();
             let got = self.deliver(plan);
             done += got;
-            if self.window == 1 {
-                // A single frame does not wait for the next look at the tap.
+            if self.pace.is_single() {
                 self.vring.flush();
             } else {
                 self.vring.show();
             }
-            if got < reads {
-                // The tap is empty; the next burst is perhaps as long as this one was.
-                self.window = got.max(1);
-                if got < BURST {
-                    more = false;
-                    break;
-                }
-                // Or this one is not over: whoever sends it writes while we read. One more look costs less than to call
-                // the driver for each part of it.
-                continue;
+            if !self.pace.took(reads, got) {
+                more = false;
+                break;
             }
-            self.window = (self.window * 2).min(DEPTH);
         }
         if let Some(allowance) = self.allowance.take() {
             allowance.settle(&self.port.rx);

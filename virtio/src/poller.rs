@@ -87,7 +87,16 @@ impl Poller {
     pub fn new(limit: PollLimit) -> Self {
         let max = u64::try_from(limit.0.as_nanos()).unwrap_or(u64::MAX).min(10_000_000);
         let (try_every, _) = TRY_EVERY;
-        Self { max, window: 0, rest: 0, penalty: REST.0, calm: 0, next_try: try_every, try_every, trying: false }
+        Self {
+            max,
+            window: 0,
+            rest: 0,
+            penalty: REST.0,
+            calm: 0,
+            next_try: try_every,
+            try_every,
+            trying: false,
+        }
     }
 
     /// Looks until there is work or the window is over.
