@@ -188,15 +188,12 @@ impl Rx {
             let reads = self.results.len();
             let got = self.deliver(plan);
             done += got;
-            if self.pace.is_single() {
-                self.vring.flush();
-            } else {
-                self.vring.show();
-            }
-            if !self.pace.took(reads, got) {
-                more = false;
+            let lone = self.pace.is_lone();
+            more = self.pace.took(reads, got);
+            if lone || !more {
                 break;
             }
+            self.vring.show();
         }
         if let Some(allowance) = self.allowance.take() {
             allowance.settle(&self.port.rx);

@@ -2,13 +2,16 @@
 //! Owned by [`super::Rx`]; knows numbers only.
 //!
 //! A read that gives all it asked for doubles the next one. One that does not found the tap empty for the moment. A lone
-//! frame is passed on at once; after several it pays to look again, since whoever sends them writes while we read; and
-//! while they come densely, several times, since each call costs the driver a wake-up and the guest an interrupt.
+//! frame is passed on at once, and what the driver answers comes before the next look; after several it pays to look
+//! again, since whoever sends them writes while we read; and while they come densely, several times, since each call
+//! costs the driver a wake-up and the guest an interrupt.
 
 use crate::batch::DEPTH;
 
 /// Frames read at once after which the tap is looked at once more.
 const BURST: usize = 4;
+/// Lone frames in a row after which they are taken for the beginning of more.
+const LONE: u32 = 4;
 /// Looks that may give less than that, one after the other, while frames come densely. All of them together take less
 /// than a call does.
 const PATIENCE: u32 = 8;
@@ -18,9 +21,11 @@ const PATIENCE: u32 = 8;
 pub(super) struct Pace {
     /// Reads the next batch makes.
     window: usize,
+    /// Lone frames in a row.
+    lone: u32,
     /// Looks in a row that gave little.
     thin: u32,
-    /// How many of them there may be: [`PATIENCE`] or none.
+    /// How many of them there may be: [`PATIENCE`] after a batch's worth, half as many each time there was less.
     patience: u32,
     /// Frames since the tap last counted as empty.
     streak: usize,
@@ -29,7 +34,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Frames come one at a time, as far as is known.
     pub(super) fn new() -> Self {
-        Self { window: 1, thin: 0, patience: 0, streak: 0 }
+        Self { window: 1, lone: 0, thin: 0, patience: 0, streak: 0 }
     }
 
     /// Reads the next batch makes, 1 to [`DEPTH`].
@@ -37,8 +42,8 @@ impl Pace {
         self.window
     }
 
-    /// A single frame does not wait for the next look at the tap, unless more are to be expected.
-    pub(super) fn is_single(&self) -> bool {
+    /// The next frame does not wait for another look at the tap, unless more are to be expected.
+    pub(super) fn is_lone(&self) -> bool {
         self.window == 1 && self.patience == 0
     }
 
@@ -47,9 +52,13 @@ impl Pace {
         self.streak = self.streak.saturating_add(got);
         if got >= reads {
             self.thin = 0;
-            self.window = (self.window * 2).min(DEPTH);
+            self.lone = if self.is_lone() { self.lone + 1 } else { LONE };
+            if self.lone >= LONE {
+                self.window = (self.window * 2).min(DEPTH);
+            }
             return true;
         }
+        self.lone = 0;
         // The next burst is perhaps as long as this one was.
         self.window = got.max(1);
         self.thin = if got < BURST { self.thin + 1 } else { 0 };
@@ -57,7 +66,7 @@ impl Pace {
             return true;
         }
         self.thin = 0;
-        self.patience = if self.streak >= DEPTH { PATIENCE } else { 0 };
+        self.patience = if self.streak >= DEPTH { PATIENCE } else { self.patience / 2 };
         self.streak = 0;
         false
     }
