@@ -256,6 +256,7 @@ impl<S: Service> Worker<S> {
             kicks,
             lazy,
             watching: false,
+            busy: false,
             limit,
             shared: Arc::clone(&shared),
             for_driver: Poller::new(options.poll),
@@ -325,6 +326,8 @@ struct Run<S> {
     /// Sources that are not always watched, and whether they are now.
     lazy: Vec<(OwnedFd, u64)>,
     watching: bool,
+    /// There was work already since it slept.
+    busy: bool,
     limit: Option<Duration>,
     shared: Arc<Shared>,
     for_driver: Poller,
@@ -351,7 +354,9 @@ impl<S: Service> Run<S> {
             match progress {
                 Progress::Idle if !self.idle() => break,
                 Progress::Idle => {}
-                Progress::Worked => self.watch(false),
+                // The second time since it slept: a single frame and its answer are not worth two system calls.
+                Progress::Worked if self.busy => self.watch(false),
+                Progress::Worked => self.busy = true,
             }
         }
         self.service.drain();
@@ -426,6 +431,7 @@ impl<S: Service> Run<S> {
             }
         }
         poller.idle_for(window + since.elapsed());
+        self.busy = false;
         self.service.suppress_kicks();
         true
     }
