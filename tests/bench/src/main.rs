@@ -9,6 +9,7 @@ mod frontend;
 mod net;
 mod net_backend;
 mod net_driver;
+mod net_report;
 mod report;
 mod ring;
 mod stats;

@@ -13,7 +13,8 @@ use strata_vhost_net::host::{Namespace, Wire};
 
 use crate::net_backend::{Program, Running, TAP};
 use crate::net_driver::{Driver, HEADER};
-use crate::stats::{Histogram, median};
+use crate::net_report;
+use crate::stats::Histogram;
 
 /// `strata-bench net`
 #[derive(Debug, Args)]
@@ -98,14 +99,19 @@ pub(crate) enum Mode {
 
 /// One run of one backend.
 #[derive(Debug, Clone, Default)]
-struct Run {
-    frames: f64,
-    gbits: f64,
-    cpu: f64,
-    kicks: f64,
-    calls: f64,
-    p50: f64,
-    p99: f64,
+pub(crate) struct Run {
+    /// A second.
+    pub(crate) frames: f64,
+    pub(crate) gbits: f64,
+    /// The backend's seconds for a million frames.
+    pub(crate) cpu: f64,
+    /// A frame.
+    pub(crate) kicks: f64,
+    /// A frame.
+    pub(crate) calls: f64,
+    /// In microseconds; 0 where frames go one way only.
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
 }
 
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
@@ -177,7 +183,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                     runs.entry(index).or_default().push(run);
                 }
             }
-            print(options, &format!("{load:?}, driver in {mode:?} mode"), &programs, &runs);
+            let title = format!("{load:?}, driver in {mode:?} mode");
+            let names: Vec<&str> = programs.iter().map(|program| program.name()).collect();
+            if options.json {
+                net_report::json(&title, &names, &runs);
+            } else {
+                net_report::table(&title, &names, &runs);
+            }
         }
     }
     Ok(())
@@ -350,41 +362,4 @@ fn request(
         p99: times.percentile(0.99),
         ..Run::default()
     })
-}
-
-fn print(options: &Options, title: &str, programs: &[&Program], runs: &BTreeMap<usize, Vec<Run>>) {
-    let value = |index: usize, pick: fn(&Run) -> f64| {
-        median(&runs.get(&index).into_iter().flatten().map(pick).collect::<Vec<_>>())
-    };
-    if !options.json {
-        println!("{title}");
-        println!(
-            "  {:8} {:>10} {:>7} {:>8} {:>8} {:>9} {:>9} {:>8} {:>8}",
-            "", "kpps", "spread", "Gbit/s", "CPU s/M", "kicks/f", "calls/f", "p50 us", "p99 us"
-        );
-    }
-    for (index, program) in programs.iter().enumerate() {
-        let (frames, spread) = value(index, |run| run.frames);
-        let of = |pick: fn(&Run) -> f64| value(index, pick).0;
-        let (gbits, cpu, kicks, calls) = (of(|r| r.gbits), of(|r| r.cpu), of(|r| r.kicks), of(|r| r.calls));
-        let (p50, p99) = (of(|r| r.p50), of(|r| r.p99));
-        if options.json {
-            let line = serde_json::json!({
-                "load": title, "backend": program.name(), "frames_per_second": frames, "gbits": gbits,
-                "cpu_seconds_per_million": cpu, "kicks_per_frame": kicks, "calls_per_frame": calls,
-                "p50_us": p50, "p99_us": p99,
-            });
-            println!("{line}");
-            continue;
-        }
-        println!(
-            "  {:8} {:>10.1} {:>6.0}% {gbits:>8.2} {cpu:>8.2} {kicks:>9.5} {calls:>9.5} {p50:>8.1} {p99:>8.1}",
-            program.name(),
-            frames / 1e3,
-            spread * 100.0,
-        );
-    }
-    if !options.json {
-        println!();
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::blk::Run;
-use crate::stats::median;
+use crate::stats::{median, ratio};
 
 type Runs = BTreeMap<usize, Vec<Run>>;
 
@@ -29,12 +29,8 @@ pub(crate) fn table(title: &str, names: &[&str], runs: &Runs) {
     }
     for (index, name) in names.iter().enumerate().skip(1) {
         let (Some(ours), Some(theirs)) = (runs.get(&0), runs.get(&index)) else { continue };
-        // Ratios within a round: what disturbed one run has often disturbed its neighbour.
-        let ratio = |pick: fn(&Run) -> f64| {
-            median(&ours.iter().zip(theirs).map(|(a, b)| pick(a) / pick(b)).collect::<Vec<_>>())
-        };
-        let (iops, iops_spread) = ratio(|run| run.iops);
-        let (cpu, cpu_spread) = ratio(|run| run.cpu);
+        let (iops, iops_spread) = ratio(ours, theirs, |run| run.iops);
+        let (cpu, cpu_spread) = ratio(ours, theirs, |run| run.cpu);
         println!(
             "  vs {name:9} IOPS {iops:.2}x (+-{:.0}%), CPU per I/O {cpu:.2}x (+-{:.0}%)",
             iops_spread * 50.0,

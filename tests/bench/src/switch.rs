@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use strata_vhost_net::host::Namespace;
 
 use crate::net_driver::{Driver, HEADER};
-use crate::stats::median;
+use crate::stats::{median, ratio};
 
 /// `strata-bench switch`
 #[derive(Debug, Args)]
@@ -102,10 +102,8 @@ fn print(mode: Mode, size: usize, switch: &[Run], bridge: &[Run]) {
             of(|run| run.calls).0
         );
     }
-    let ratio = |pick: fn(&Run) -> f64| {
-        median(&switch.iter().zip(bridge).map(|(a, b)| pick(a) / pick(b)).collect::<Vec<_>>())
-    };
-    let ((frames, spread), (cpu, _)) = (ratio(|run| run.frames), ratio(|run| run.cpu));
+    let (frames, spread) = ratio(switch, bridge, |run| run.frames);
+    let (cpu, _) = ratio(switch, bridge, |run| run.cpu);
     println!("  switch to bridge: frames {frames:.2}x (+-{:.0}%), CPU per frame {cpu:.2}x\n", spread * 50.0);
 }
 
