@@ -17,6 +17,7 @@ mod backend;
 mod change;
 mod check;
 mod compact;
+mod cpu_list;
 mod entry;
 mod error;
 mod file;
@@ -44,6 +45,7 @@ mod file_test;
 mod size_test;
 
 pub use backend::{Backend, BackendEntry, WhenLost};
+pub use cpu_list::CpuList;
 pub use entry::{DeviceEntry, DiskEntry};
 pub use error::{ConfigError, nearest};
 pub use file::{MachineFile, json_schema};
@@ -59,4 +61,4 @@ pub use service::{CredentialSource, Credentials, Ready, Resources, ResourcesEntr
 pub use serving::{Cache, Engine, OnError, Serving};
 pub use size::{NumberOrText, Size};
 pub use switch::{Port, PortEntry, PortVlans, SWITCHES, Switch, SwitchFile, UplinkEntry, port_socket};
-pub use vcpu::{CpuList, Halt, Profile, Topology, Vcpu, VcpuEntry};
+pub use vcpu::{Halt, Profile, Topology, Vcpu, VcpuEntry};

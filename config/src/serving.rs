@@ -3,6 +3,7 @@
 //! Owns these keys' rules, both ways: [`Serving::check`] from the file, [`Serving::write`] back to it. What they mean
 //! is vhost-blk's; its `--help` says it too.
 
+use crate::cpu_list;
 use crate::entry::DiskEntry;
 use crate::error::ConfigError;
 use crate::size::{NumberOrText, Size};
@@ -183,23 +184,12 @@ fn poll(value: i64) -> Result<u16, ConfigError> {
 
 /// `3`, `2,5` or `2-5`, as taskset(1) has it.
 fn cpus(raw: &NumberOrText) -> Result<Vec<u16>, ConfigError> {
-    let refused = || {
+    cpu_list::parse(&raw.plain(), CPUS, MOST_CPUS).ok_or_else(|| {
         let allowed = format!(
             "must be processors, such as 3, \"2,5\" or \"2-5\": each below {CPUS}, at most {MOST_CPUS}"
         );
         ConfigError::value("cpus", raw, allowed)
-    };
-    let mut cpus = Vec::new();
-    for part in raw.plain().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| text.trim().parse::<u16>().ok().filter(|cpu| *cpu < CPUS);
-        let (first, last) = number(first).zip(number(last)).ok_or_else(refused)?;
-        if first > last || cpus.len() + usize::from(last - first) >= MOST_CPUS {
-            return Err(refused());
-        }
-        cpus.extend(first..=last);
-    }
-    Ok(cpus)
+    })
 }
 
 #[cfg(test)]

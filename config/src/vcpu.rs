@@ -1,10 +1,11 @@
 //! The machine file's `[vcpu]` and `profile`: as written, checked, and back.
 
-use std::fmt;
+use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 
+use crate::cpu_list::CpuList;
 use crate::error::ConfigError;
 
 type Checked<T> = Result<T, ConfigError>;
@@ -13,7 +14,7 @@ type Checked<T> = Result<T, ConfigError>;
 const HIGHEST_APIC_ID: u32 = 254;
 
 /// More CPUs than any Linux has (CONFIG_NR_CPUS is at most 8192 on x86).
-const MOST_HOST_CPUS: usize = 8192;
+const HOST_CPUS: u16 = 8192;
 
 /// How the vCPUs are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,52 +49,6 @@ pub struct VcpuEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 255))]
     pub threads: Option<i64>,
-}
-
-/// Host CPUs: a list of numbers, or text as the kernel writes such lists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum CpuList {
-    /// `[2, 3]`.
-    Numbers(Vec<i64>),
-    /// `"2-3,8"`.
-    Text(String),
-}
-
-// By hand, not `untagged`: an error then names the value instead of "did not match any variant".
-impl<'de> Deserialize<'de> for CpuList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> de::Visitor<'de> for Either {
-            type Value = CpuList;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of CPU numbers, or text such as \"0-3,8\"")
-            }
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<CpuList, E> {
-                Ok(CpuList::Numbers(vec![value]))
-            }
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<CpuList, E> {
-                Ok(CpuList::Text(value.to_owned()))
-            }
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<CpuList, A::Error> {
-                let mut numbers = Vec::new();
-                while let Some(number) = seq.next_element()? {
-                    numbers.push(number);
-                }
-                Ok(CpuList::Numbers(numbers))
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl fmt::Display for CpuList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Numbers(numbers) => write!(f, "{numbers:?}"),
-            Self::Text(text) => write!(f, "{text:?}"),
-        }
-    }
 }
 
 /// The vCPUs, checked.
@@ -221,7 +176,7 @@ impl VcpuEntry {
             Some("guest") => Halt::Guest,
             Some(other) => return Err(ConfigError::text("halt", other, "must be poll, host or guest")),
         };
-        let pin = self.pin.map_or(Ok(Vec::new()), |list| list.check(cpus))?;
+        let pin = self.pin.map_or(Ok(Vec::new()), |list| pinned(&list, cpus))?;
         if halt != Halt::Host && pin.is_empty() {
             return Err(ConfigError::text(
                 "halt",
@@ -274,48 +229,21 @@ fn quotient(cpus: u8, one: u8, other: u8) -> u8 {
     u8::try_from(u16::from(cpus) / divisor).unwrap_or(1).max(1)
 }
 
-impl CpuList {
-    fn check(&self, cpus: u8) -> Checked<Vec<usize>> {
-        let refused = |allowed: String| ConfigError::value("pin", self, allowed);
-        let form =
-            || refused(format!("must be CPU numbers below {MOST_HOST_CPUS}, such as [2, 3] or \"2-3\""));
-        let cpu = |number: i64| usize::try_from(number).ok().filter(|cpu| *cpu < MOST_HOST_CPUS);
-        let list: Vec<usize> = match self {
-            Self::Numbers(numbers) => {
-                numbers.iter().map(|n| cpu(*n)).collect::<Option<_>>().ok_or_else(form)?
-            }
-            Self::Text(text) => parse(text).ok_or_else(form)?,
-        };
-        let mut sorted = list.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        if sorted.len() != list.len() {
-            return Err(refused("each vCPU needs a host CPU of its own".to_owned()));
-        }
-        if list.len() != usize::from(cpus) {
-            let (given, one_each) = (list.len(), "one for each vCPU");
-            return Err(refused(format!("{given} host CPUs for {cpus} vCPUs; give {one_each}")));
-        }
-        Ok(list)
+/// A host CPU for each vCPU, all different.
+fn pinned(list: &CpuList, cpus: u8) -> Checked<Vec<usize>> {
+    let refused = |allowed: String| ConfigError::value("pin", list, allowed);
+    let pin = list.read(HOST_CPUS, HOST_CPUS.into()).ok_or_else(|| {
+        refused(format!("must be CPU numbers below {HOST_CPUS}, such as [2, 3] or \"2-3\""))
+    })?;
+    let different: BTreeSet<u16> = pin.iter().copied().collect();
+    if different.len() != pin.len() {
+        return Err(refused("each vCPU needs a host CPU of its own".to_owned()));
     }
-}
-
-/// A list as in `/sys/devices/system/cpu/online`: `0-3,8`.
-fn parse(text: &str) -> Option<Vec<usize>> {
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
-        let (first, last): (usize, usize) = (plain(first)?, plain(last)?);
-        if first > last || last >= MOST_HOST_CPUS {
-            return None;
-        }
-        cpus.extend(first..=last);
-        if cpus.len() > MOST_HOST_CPUS {
-            return None;
-        }
+    if pin.len() != usize::from(cpus) {
+        let (given, one_each) = (pin.len(), "one for each vCPU");
+        return Err(refused(format!("{given} host CPUs for {cpus} vCPUs; give {one_each}")));
     }
-    Some(cpus)
+    Ok(pin.into_iter().map(usize::from).collect())
 }
 
 impl From<Vcpu> for VcpuEntry {
