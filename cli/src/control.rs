@@ -56,7 +56,7 @@ pub(crate) async fn stop(args: &StopArgs) -> anyhow::Result<()> {
     let running = find(&args.name)?;
     if !args.now {
         let timeout =
-            args.timeout.map_or_else(|| stop_timeout(&running.path), |s| Duration::from_secs(s.into()));
+            args.timeout.map_or_else(|| stop_timeout(&running), |s| Duration::from_secs(s.into()));
         match connect(&running).await {
             Ok(mut client) => {
                 client.power_off().await.context("cannot press the power button; --now ends it")?
@@ -99,9 +99,8 @@ fn signal_launcher(running: &Running) -> anyhow::Result<()> {
 }
 
 /// The machine's own stop_timeout, which its launcher left in its folder.
-fn stop_timeout(folder: &Path) -> Duration {
-    let machine = strata_config::Machine::from_file(&folder.join("machine.json"));
-    machine.map_or(Duration::from_secs(30), |machine| machine.stop_timeout)
+fn stop_timeout(running: &Running) -> Duration {
+    running.machine().map_or(Duration::from_secs(30), |machine| machine.stop_timeout)
 }
 
 /// Waits until the machine's folder is nobody's any more.

@@ -97,7 +97,7 @@ async fn listed(running: &Running) -> Listed {
     let status: Option<Status> = status.await.ok();
     let processes = running.processes().into_iter().map(|(id, pid)| Process::look(id, pid)).collect();
     let (name, pid) = (running.name(), running.pid);
-    let profile = crate::profile::of_running(&running.path);
+    let profile = crate::profile::of_running(running);
     let Some(status) = status else {
         let devices = Vec::new();
         let (cpus, memory_bytes, memory_backing) = (None, None, None);

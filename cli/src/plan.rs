@@ -18,6 +18,7 @@ use crate::child::Program;
 use crate::disk;
 use crate::profile;
 use crate::programs::{ProgramMissing, find};
+use crate::run_dir;
 use crate::say::say;
 use crate::upgrade::version::Version;
 
@@ -166,7 +167,7 @@ fn fits(path: &Path) -> Result<(), PlanError> {
 
 /// The vmm, with the merged machine in a memory file and, where the machine has one, the far end of the console.
 pub(crate) fn vmm(machine: &Machine, folder: &Path, console: Option<OwnedFd>) -> Result<Program, PlanError> {
-    fits(&folder.join("control.sock"))?;
+    fits(&run_dir::control(folder))?;
     let json = serde_json::to_vec_pretty(machine).map_err(|error| PlanError::Handover(error.into()))?;
     let memory = memfd_create(c"strata-machine", MFdFlags::MFD_CLOEXEC)
         .map_err(|errno| PlanError::Handover(errno.into()))?;

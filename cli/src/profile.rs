@@ -2,9 +2,9 @@
 //!
 //! Called by `run`, which writes what was found into the machine's folder, and by `ps` and `status`, which show it.
 
-use std::path::Path;
+use strata_config::Profile;
 
-use strata_config::{Machine, Profile};
+use crate::run_dir::Running;
 
 /// How long backends look at their rings before they sleep where exits are dear, in microseconds. A doorbell and a wake
 /// cost ten to twenty times more there (about 50,000 cycles for the doorbell alone), so a longer look pays; a backend
@@ -31,9 +31,9 @@ pub(crate) fn backend_words(profile: Profile, args: &[String]) -> Vec<String> {
     }
 }
 
-/// The profile of a running machine, from its folder.
-pub(crate) fn of_running(folder: &Path) -> Option<&'static str> {
-    Machine::from_file(&folder.join("machine.json")).ok().map(|machine| machine.profile.as_str())
+/// The profile of a running machine, where its folder tells.
+pub(crate) fn of_running(running: &Running) -> Option<&'static str> {
+    running.machine().ok().map(|machine| machine.profile.as_str())
 }
 
 #[cfg(test)]

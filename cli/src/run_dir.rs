@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use strata_config::{Machine, Name};
+use strata_config::{ConfigError, Machine, Name};
 
 use crate::launcher;
 
+/// What the machine is, as its launcher last noted it.
+const MACHINE: &str = "machine.json";
 /// How long a lock may be held that is no living launcher's.
 const PASSING: Duration = Duration::from_secs(5);
 /// Between two looks at it.
@@ -85,7 +87,7 @@ impl RunDir {
 
     /// Leaves what the machine is: for commands about it, and for people. In place of what it was before, whole.
     pub(crate) fn note(&self, machine: &Machine) -> Result<(), RunDirError> {
-        let (path, fresh) = (self.path.join("machine.json"), self.path.join("machine.json.new"));
+        let (path, fresh) = (self.path.join(MACHINE), self.path.join(format!("{MACHINE}.new")));
         let json = serde_json::to_vec_pretty(machine).map_err(|error| at(&path)(error.into()))?;
         fs::write(&fresh, json).and_then(|()| fs::rename(&fresh, &path)).map_err(at(&path))
     }
@@ -177,6 +179,11 @@ fn is_alive(pid: &str) -> bool {
     stat.is_some_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
 }
 
+/// The socket of the vmm of the machine in this folder.
+pub(crate) fn control(folder: &Path) -> PathBuf {
+    folder.join("control.sock")
+}
+
 /// A running machine as its folder shows it.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -215,7 +222,12 @@ impl Running {
     }
 
     pub(crate) fn control(&self) -> PathBuf {
-        self.path.join("control.sock")
+        control(&self.path)
+    }
+
+    /// What the machine is, as its launcher last noted it.
+    pub(crate) fn machine(&self) -> Result<Machine, ConfigError> {
+        Machine::from_file(&self.path.join(MACHINE))
     }
 
     /// The pid in `id.pid`.

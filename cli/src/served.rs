@@ -99,5 +99,5 @@ impl Served {
 
 /// What a machine's launcher left in its folder.
 pub(crate) fn machine_of(running: &Running) -> anyhow::Result<Machine> {
-    Machine::from_file(&running.path.join("machine.json")).context("cannot read what the machine is")
+    running.machine().context("cannot read what the machine is")
 }

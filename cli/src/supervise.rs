@@ -37,7 +37,7 @@ use crate::escape::Key;
 use crate::launcher;
 use crate::orphans;
 use crate::plan::Planned;
-use crate::run_dir::RunDir;
+use crate::run_dir::{self, RunDir};
 use crate::say::say;
 use crate::upgrade;
 
@@ -275,7 +275,7 @@ impl<'a> Supervisor<'a> {
             "strata: pressing the power button; the guest has {} s, a second signal kills",
             timeout.as_secs_f32()
         ));
-        let (control, sender) = (self.run_dir.path().join("control.sock"), self.sender.clone());
+        let (control, sender) = (run_dir::control(self.run_dir.path()), self.sender.clone());
         tokio::spawn(async move {
             let press = async { Client::connect(&control, ANSWER).await?.power_off().await };
             let _ = sender.send(Event::Pressed(press.await));

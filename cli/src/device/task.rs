@@ -9,7 +9,7 @@
 //! The vmm's status says how far it is. Each step can be asked for again, so one that was cut off is made good by the next
 //! attempt: a device that only the launcher knows of is ended, one that only the vmm knows of is taken away.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use strata_ipc::{Client, ClientError, DeviceState, DeviceStatus, NewDevice, Unplug};
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Report, Request};
+use crate::run_dir;
 use crate::say::say;
 use crate::supervise::Event;
 
@@ -168,7 +169,7 @@ impl Machine {
     }
 
     async fn client(&self) -> Result<Client, ClientError> {
-        Client::connect(&Path::new(&self.folder).join("control.sock"), ANSWER).await
+        Client::connect(&run_dir::control(&self.folder), ANSWER).await
     }
 
     async fn ask(&self, device: &str, how: Unplug) -> Result<(), ClientError> {

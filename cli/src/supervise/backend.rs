@@ -23,6 +23,7 @@ use crate::attach::Attachment;
 use crate::child::{self, Death, Program, Running};
 use crate::plan::Planned;
 use crate::restarts::Restarts;
+use crate::run_dir;
 use crate::say::say;
 use crate::upgrade;
 
@@ -171,7 +172,7 @@ impl Supervisor<'_> {
             drop(self.sender.send(Event::Judged(index, death, true)));
             return;
         }
-        let control = self.run_dir.path().join("control.sock");
+        let control = run_dir::control(self.run_dir.path());
         let sender = self.sender.clone();
         tokio::spawn(async move {
             let status = async { Client::connect(&control, ANSWER).await?.status().await };

@@ -16,6 +16,7 @@ use super::vitals;
 use super::{Event, Supervisor};
 use crate::backend;
 use crate::meter;
+use crate::run_dir;
 
 /// The longest time between two looks, and what anyone may take to answer in one.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -72,7 +73,7 @@ pub(super) async fn run(folder: PathBuf, roster: Roster, limit: Duration, hung: 
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        let status = async { Client::connect(&folder.join("control.sock"), patience).await?.status().await };
+        let status = async { Client::connect(&run_dir::control(&folder), patience).await?.status().await };
         let status = status.await.ok();
         let all = roster.all();
         patients.retain(|id, patient| all.get(id) == Some(&patient.pid));

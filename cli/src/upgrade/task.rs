@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::version::{Offer, Version};
 use super::{Outcome, Report, Request};
 use crate::child::Program;
+use crate::run_dir;
 use crate::say::say;
 use crate::supervise::{Event, Replaced};
 
@@ -138,7 +139,7 @@ struct Seen {
 
 async fn look(folder: &Path, id: &str) -> Result<Seen, String> {
     let asked = async {
-        let mut client = Client::connect(&folder.join("control.sock"), ANSWER).await?;
+        let mut client = Client::connect(&run_dir::control(folder), ANSWER).await?;
         // In this order: a loss between the two is then seen as one that is yet to come.
         let losses = client.statistics().await?;
         let status = client.status().await?;
