@@ -84,6 +84,14 @@ impl Death {
     }
 }
 
+/// A child cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start {}", program.display())]
+pub(crate) struct StartError {
+    program: PathBuf,
+    source: io::Error,
+}
+
 /// What a child said, as far as it matters.
 #[derive(Debug, Default)]
 struct Words {
@@ -110,7 +118,10 @@ impl Running {
 /// Starts `program`; `died` is called with its end, once.
 ///
 /// Call from the main thread only: PDEATHSIG follows the thread that forks.
-pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static) -> io::Result<Running> {
+pub(crate) fn spawn(
+    program: &Program,
+    died: impl FnOnce(Death) + Send + 'static,
+) -> Result<Running, StartError> {
     start(program, Stdio::null(), died)
 }
 
@@ -118,11 +129,15 @@ pub(crate) fn spawn(program: &Program, died: impl FnOnce(Death) + Send + 'static
 pub(crate) fn spawn_heard(
     program: &Program,
     died: impl FnOnce(Death) + Send + 'static,
-) -> io::Result<Running> {
+) -> Result<Running, StartError> {
     start(program, Stdio::piped(), died)
 }
 
-fn start(program: &Program, stdout: Stdio, died: impl FnOnce(Death) + Send + 'static) -> io::Result<Running> {
+fn start(
+    program: &Program,
+    stdout: Stdio,
+    died: impl FnOnce(Death) + Send + 'static,
+) -> Result<Running, StartError> {
     let mut command = Command::new(program.executable());
     command.arg0(&program.path).args(&program.args);
     command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
@@ -134,7 +149,7 @@ fn start(program: &Program, stdout: Stdio, died: impl FnOnce(Death) + Send + 'st
     unsafe {
         command.pre_exec(move || prepare(launcher, &descriptors));
     }
-    let mut child = command.spawn()?;
+    let mut child = command.spawn().map_err(|source| StartError { program: program.path.clone(), source })?;
     let pid = child.id().unwrap_or_default();
     let last_words = Arc::new(Mutex::new(Words::default()));
     let listener = child

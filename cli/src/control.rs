@@ -55,8 +55,7 @@ pub(crate) async fn reboot(name: &Name) -> anyhow::Result<()> {
 pub(crate) async fn stop(args: &StopArgs) -> anyhow::Result<()> {
     let running = find(&args.name)?;
     if !args.now {
-        let timeout =
-            args.timeout.map_or_else(|| stop_timeout(&running), |s| Duration::from_secs(s.into()));
+        let timeout = args.timeout.map_or_else(|| stop_timeout(&running), |s| Duration::from_secs(s.into()));
         match connect(&running).await {
             Ok(mut client) => {
                 client.power_off().await.context("cannot press the power button; --now ends it")?

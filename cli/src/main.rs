@@ -33,6 +33,7 @@ mod run_dir_test;
 mod say;
 mod served;
 mod shuttle;
+mod signals;
 mod supervise;
 mod switch;
 mod terminal;

@@ -18,20 +18,17 @@ mod vitals;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use strata_config::Machine;
 use strata_ipc::{Client, ClientError};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use self::backend::Backend;
 use self::pulse::Sign;
 use self::watch::Roster;
-use crate::child::{self, Death, Program, Running};
+use crate::child::{self, Death, Program, Running, StartError};
 use crate::device;
 use crate::escape::Key;
 use crate::launcher;
@@ -39,6 +36,7 @@ use crate::orphans;
 use crate::plan::Planned;
 use crate::run_dir::{self, RunDir};
 use crate::say::say;
+use crate::signals::{self, WatchError};
 use crate::upgrade;
 
 /// How long a backend may take to end when told to.
@@ -50,14 +48,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// Why the machine did not end well.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("cannot start {}", program.display())]
-    Start {
-        program: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot watch for signals")]
-    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Signals(#[from] WatchError),
     #[error("{id}: {program} failed: {how}")]
     Backend { id: String, program: String, how: String },
     #[error("the machine failed: vmm: {0}")]
@@ -169,25 +163,14 @@ impl<'a> Supervisor<'a> {
     }
 
     fn start(&mut self, backends: Vec<Planned>, vmm: Program) -> Result<(), Failure> {
-        for kind in
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()]
-        {
-            if ignored(kind) {
-                continue;
-            }
-            let mut stream = signal(kind).map_err(Failure::Signals)?;
-            let sender = self.sender.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() && sender.send(Event::Signal).is_ok() {}
-            });
-        }
+        let sender = self.sender.clone();
+        signals::watch(move || sender.send(Event::Signal).is_ok())?;
         for planned in backends {
             let index = self.add(Backend::new(planned));
             self.start_backend(index)?;
         }
         let sender = self.sender.clone();
-        let running = child::spawn(&vmm, move |death| drop(sender.send(Event::VmmDied(death))))
-            .map_err(|source| Failure::Start { program: vmm.path.clone(), source })?;
+        let running = child::spawn(&vmm, move |death| drop(sender.send(Event::VmmDied(death))))?;
         self.note_pid("vmm", running.pid);
         self.vmm = Some(running);
         self.watch();
@@ -314,12 +297,4 @@ impl<'a> Supervisor<'a> {
             }
         }
     }
-}
-
-/// Whether whoever started us wants this signal ignored, as `nohup` does with SIGHUP.
-fn ignored(kind: SignalKind) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask >> (kind.as_raw_value() - 1) & 1 == 1
 }

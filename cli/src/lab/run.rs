@@ -19,13 +19,13 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use strata_config::Lab;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::child::{self, Death, Program, Running};
 use crate::orphans;
 use crate::run_dir::base;
 use crate::say::say;
+use crate::signals;
 use crate::switch::is_ready;
 
 /// How long a switch may take to be there.
@@ -98,19 +98,14 @@ fn program(id: &str, words: &[&str], file: &impl Serialize) -> anyhow::Result<Pr
 
 impl Run {
     async fn attend(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-            let mut stream = signal(kind).context("cannot watch for signals")?;
-            let sender = self.sender.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() && sender.send(Event::Signal).is_ok() {}
-            });
-        }
+        let sender = self.sender.clone();
+        signals::watch(move || sender.send(Event::Signal).is_ok())?;
         for (index, switch) in lab.switches.iter().enumerate() {
             let name = switch.name.to_string();
             let program = program(&name, &["switch", "run"], switch)?;
             let sender = self.sender.clone();
             let died = move |death| drop(sender.send(Event::SwitchDied(index, death)));
-            let running = child::spawn(&program, died).with_context(|| format!("cannot start {name}"))?;
+            let running = child::spawn(&program, died).with_context(|| name.clone())?;
             self.switches.push(Part { name, running: Some(running) });
         }
         if !self.ready(lab).await? {
@@ -121,8 +116,7 @@ impl Run {
             let program = program(&name, &["run"], machine)?;
             let sender = self.sender.clone();
             let died = move |death| drop(sender.send(Event::MachineDied(index, death)));
-            let running =
-                child::spawn_heard(&program, died).with_context(|| format!("cannot start {name}"))?;
+            let running = child::spawn_heard(&program, died).with_context(|| name.clone())?;
             self.machines.push(Part { name, running: Some(running) });
         }
         let mut told = 0;

@@ -117,8 +117,7 @@ impl Supervisor<'_> {
         let sender = self.sender.clone();
         let Some(backend) = self.backends.get_mut(&index) else { return Ok(()) };
         let running =
-            child::spawn(&backend.program, move |death| drop(sender.send(Event::BackendDied(index, death))))
-                .map_err(|source| Failure::Start { program: backend.program.path.clone(), source })?;
+            child::spawn(&backend.program, move |death| drop(sender.send(Event::BackendDied(index, death))))?;
         let (id, pid) = (backend.program.id.clone(), running.pid);
         backend.running = Some(running);
         backend.since = Instant::now();

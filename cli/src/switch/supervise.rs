@@ -1,19 +1,17 @@
 //! A switch's process from its start to its end. One that dies is started again on the same sockets, where the guests'
 //! vmms reconnect, and for ever ([`crate::restarts`]); one that fails at its first start ends the launcher.
 
-use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::child::{self, Death, Program};
+use crate::child::{self, Death, Program, StartError};
 use crate::orphans;
 use crate::restarts::Restarts;
 use crate::run_dir::RunDir;
 use crate::say::say;
+use crate::signals::{self, WatchError};
 
 /// How long it may take to end when told to.
 const GRACE: Duration = Duration::from_secs(3);
@@ -23,14 +21,10 @@ const STARTED: Duration = Duration::from_secs(2);
 /// Why a switch did not end well.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("cannot start {}", program.display())]
-    Start {
-        program: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot watch for signals")]
-    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Signals(#[from] WatchError),
     #[error("the switch failed: vhost-net: {0}")]
     Died(String),
 }
@@ -39,11 +33,7 @@ pub(crate) enum Failure {
 pub(super) async fn run(folder: &RunDir, program: Program) -> Result<(), Failure> {
     orphans::adopt();
     let (told, mut end) = mpsc::unbounded_channel();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-        let mut stream = signal(kind).map_err(Failure::Signals)?;
-        let told = told.clone();
-        tokio::spawn(async move { while stream.recv().await.is_some() && told.send(()).is_ok() {} });
-    }
+    signals::watch(move || told.send(()).is_ok())?;
     let ended = attend(folder, &program, &mut end).await;
     orphans::end_all().await;
     ended
@@ -58,8 +48,7 @@ async fn attend(
     loop {
         let (sender, mut died) = oneshot::channel();
         let since = Instant::now();
-        let running = child::spawn(program, move |death| drop(sender.send(death)))
-            .map_err(|source| Failure::Start { program: program.path.clone(), source })?;
+        let running = child::spawn(program, move |death| drop(sender.send(death)))?;
         if let Err(error) = folder.write_pid("vhost-net", running.pid) {
             say(format_args!("strata: cannot write the pid file: {error}"));
         }
