@@ -12,6 +12,7 @@ pub mod capture;
 pub mod card;
 pub mod config;
 pub mod control;
+pub mod counted;
 pub mod device;
 pub mod features;
 pub mod guard;

@@ -21,8 +21,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use options::Options;
 use strata_sandbox::{
-    Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end, stored,
+    Isolated, Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end, stored,
 };
+use strata_vhost_net::counted;
 use strata_vhost_net::device::Net;
 use strata_vhost_net::mac::Mac;
 use strata_vhost_net::service::Nic;
@@ -93,12 +94,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         (None, None) => anyhow::bail!("LISTEN_FDS is set, but no socket was passed to this process"),
     };
     let control = control(options)?;
-    let isolated = if sandboxed {
-        Some(isolate(Spec { namespaces: options.namespaces, ..Spec::new(Role::Net) })?)
-    } else {
-        disabled(Role::Net);
-        None
-    };
+    let isolated = isolated(options)?;
     let stop = termination()?;
     let mac = options.mac.unwrap_or_else(|| Mac::for_tap(tap.name()));
     let status = format!("{}: {mac}, {} queue pair(s)", tap.name(), tap.pairs());
@@ -135,6 +131,15 @@ fn control(options: &Options) -> anyhow::Result<Option<UnixListener>> {
         Endpoint::Listener(listener) => Ok(Some(listener)),
         Endpoint::Stream(_) => anyhow::bail!("--control-fd {fd}: not a listening socket"),
     }
+}
+
+/// The first half of the sandbox, unless there is to be none.
+fn isolated(options: &Options) -> anyhow::Result<Option<Isolated>> {
+    if options.no_sandbox {
+        disabled(Role::Net);
+        return Ok(None);
+    }
+    Ok(Some(isolate(Spec { namespaces: options.namespaces, ..Spec::new(Role::Net) })?))
 }
 
 /// Descriptors the parent left open.
@@ -179,14 +184,8 @@ fn termination() -> anyhow::Result<SignalFd> {
 /// One line per pair with everything that was counted.
 fn report(device: &Net) {
     for (pair, stats) in device.stats().iter().enumerate() {
-        let text: Vec<String> = stats
-            .list()
-            .into_iter()
-            .filter(|(_, value)| *value > 0)
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        if !text.is_empty() {
-            tracing::info!("pair {pair}: {}", text.join(", "));
+        if let Some(line) = counted::line(&stats.list()) {
+            tracing::info!("pair {pair}: {line}");
         }
     }
 }

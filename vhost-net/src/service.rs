@@ -11,6 +11,7 @@ use strata_ipc::blocking::{Failure, Interface, Upgraded, parameters};
 
 use crate::capture::{WHOLE, stream};
 use crate::card::Card;
+use crate::counted;
 use crate::device::Net;
 use crate::limit::{Limit, Rate, burst};
 use crate::stats::{PairStats, prometheus};
@@ -89,8 +90,7 @@ impl Nic {
             .iter()
             .enumerate()
             .map(|(pair, stats)| {
-                let mut object: serde_json::Map<String, Value> =
-                    stats.list().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+                let mut object = counted::object(stats.list());
                 object.insert("pair".to_owned(), json!(pair));
                 Value::Object(object)
             })

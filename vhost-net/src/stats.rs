@@ -2,9 +2,9 @@
 //! pair's thread, read at any time by whoever reports. A frame is either counted as passed or in exactly one of
 //! the drops.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
+use crate::counted::{self, Counted};
 use crate::guard::Spoof;
 use strata_virtio::vring::{Counter, QueueStats};
 use strata_virtio::worker::WorkerStats;
@@ -115,7 +115,7 @@ impl PairStats {
     /// Name and value of every counter. The names are those of the control interface and, with `strata_net_` and
     /// `_total` around them, of the metrics.
     #[must_use]
-    pub fn list(&self) -> Vec<(&'static str, u64)> {
+    pub fn list(&self) -> Counted {
         let Self { rx, tx, rx_ring, tx_ring, thread } = self;
         let counters: [(&'static str, &Counter); 26] = [
             ("tx_frames", &tx.frames),
@@ -153,17 +153,12 @@ impl PairStats {
 #[must_use]
 pub fn prometheus(nic: &str, pairs: &[PairStats]) -> String {
     let nic = nic.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    let lists: Vec<_> = pairs.iter().map(PairStats::list).collect();
-    let mut text = String::new();
-    for (at, (name, _)) in lists.first().into_iter().flatten().enumerate() {
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "# TYPE strata_net_{name}_total counter");
-        for (pair, list) in lists.iter().enumerate() {
-            let value = list.get(at).map_or(0, |(_, value)| *value);
-            let _ = writeln!(text, "strata_net_{name}_total{{nic=\"{nic}\",pair=\"{pair}\"}} {value}");
-        }
-    }
-    text
+    let rows: Vec<_> = pairs
+        .iter()
+        .enumerate()
+        .map(|(pair, stats)| (format!("nic=\"{nic}\",pair=\"{pair}\""), stats.list()))
+        .collect();
+    counted::prometheus("strata_net", &rows)
 }
 
 #[cfg(test)]

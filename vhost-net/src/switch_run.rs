@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use nix::sys::signalfd::SignalFd;
 
-use strata_sandbox::{Notify, Role, Spec, close_inherited, disabled, isolate, listeners, remove_at_end};
+use strata_sandbox::{Notify, Role, close_inherited, listeners, remove_at_end};
+use strata_vhost_net::counted;
 use strata_vhost_net::limit::Limit;
 use strata_vhost_net::mac::Mac;
 use strata_vhost_net::switch::uplink::Uplink;
@@ -16,7 +17,7 @@ use strata_virtio::session::{Endpoint, serve};
 
 use crate::options::Options;
 use crate::switch_options::{PortWords, Socket};
-use crate::{control, inherit, remove, termination};
+use crate::{control, inherit, isolated, remove, termination};
 
 /// Enough for a message and its answer; the default of 8 MiB is only address space, but counts where limits are.
 const STACK: usize = 256 << 10;
@@ -36,12 +37,7 @@ pub(crate) fn run(options: &Options, name: &str) -> anyhow::Result<()> {
     let endpoints = endpoints(words, &passed, sandboxed)?;
     let tap = tap(options)?;
     let control = control(options)?;
-    let isolated = if sandboxed {
-        Some(isolate(Spec { namespaces: options.namespaces, ..Spec::new(Role::Net) })?)
-    } else {
-        disabled(Role::Net);
-        None
-    };
+    let isolated = isolated(options)?;
     let stop = Arc::new(termination()?);
     let mut ports: Vec<Arc<Port>> = words.iter().map(|words| Arc::new(port(words))).collect();
     // Its ring is this process's own, so it is made on this side of `isolate`.
@@ -158,10 +154,8 @@ fn tap(options: &Options) -> anyhow::Result<Option<(Tap, Port)>> {
 /// One line per port with everything that was counted.
 fn report(switch: &Switch) {
     for port in switch.ports() {
-        let counted = port.stats.list().into_iter().filter(|(_, value)| *value > 0);
-        let text: Vec<String> = counted.map(|(name, value)| format!("{name} {value}")).collect();
-        if !text.is_empty() {
-            tracing::info!("port {}: {}", port.name, text.join(", "));
+        if let Some(line) = counted::line(&port.stats.list()) {
+            tracing::info!("port {}: {line}", port.name);
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use strata_ipc::blocking::{Failure, Interface, parameters};
 use strata_virtio::worker::WorkerStats;
 
@@ -12,6 +12,7 @@ use super::order::{Order, Orders};
 use super::stats::prometheus;
 use super::vlans::Vlans;
 use super::{Port, Settings};
+use crate::counted;
 
 /// A switch, as the host sees it.
 #[derive(Debug)]
@@ -46,12 +47,7 @@ impl Service {
         let ports: Vec<Value> = self
             .ports
             .iter()
-            .map(|port| {
-                let list = port.stats.list().into_iter();
-                let counters: Map<String, Value> =
-                    list.map(|(name, value)| (name.to_owned(), json!(value))).collect();
-                json!({ "port": port.name, "counters": counters })
-            })
+            .map(|port| json!({ "port": port.name, "counters": counted::object(port.stats.list()) }))
             .collect();
         json!({
             "poll_hits": self.stats.poll_hits.get(),

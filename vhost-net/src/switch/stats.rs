@@ -1,11 +1,11 @@
 //! Counters of a port. Written by the switch's thread, read by anyone. A frame that comes in is counted once, in
 //! `tx_frames` or in one of the `tx_drop`s; what each other port makes of it is counted there, once as well.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use strata_virtio::vring::{Counter, QueueStats};
 
+use crate::counted::{self, Counted};
 use crate::stats::GuardStats;
 
 macro_rules! counters {
@@ -25,7 +25,7 @@ macro_rules! counters {
         impl PortStats {
             /// Name and value of every counter.
             #[must_use]
-            pub fn list(&self) -> Vec<(&'static str, u64)> {
+            pub fn list(&self) -> Counted {
                 let Self { rx_ring, tx_ring, .. } = self;
                 let mut list = vec![
                     $((stringify!($name), self.$name.get()),)*
@@ -98,17 +98,11 @@ counters! {
 #[must_use]
 pub fn prometheus(switch: &str, ports: &[(String, Arc<PortStats>)]) -> String {
     // Names of switches and ports have no character that would have to be escaped.
-    let lists: Vec<_> = ports.iter().map(|(name, stats)| (name, stats.list())).collect();
-    let mut text = String::new();
-    for (at, (name, _)) in lists.first().map(|(_, list)| list).into_iter().flatten().enumerate() {
-        let _ = writeln!(text, "# TYPE strata_switch_{name}_total counter");
-        for (port, list) in &lists {
-            let value = list.get(at).map_or(0, |(_, value)| *value);
-            let _ =
-                writeln!(text, "strata_switch_{name}_total{{switch=\"{switch}\",port=\"{port}\"}} {value}");
-        }
-    }
-    text
+    let rows: Vec<_> = ports
+        .iter()
+        .map(|(port, stats)| (format!("switch=\"{switch}\",port=\"{port}\""), stats.list()))
+        .collect();
+    counted::prometheus("strata_switch", &rows)
 }
 
 #[cfg(test)]
