@@ -1,5 +1,7 @@
-use super::*;
+use std::fs::OpenOptions;
 use std::os::unix::fs::symlink;
+
+use super::*;
 
 fn options(path: &Path) -> ImageOptions {
     ImageOptions { path: path.to_owned(), read_only: false, format: Format::Auto, cache: Cache::Auto }
