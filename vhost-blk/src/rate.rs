@@ -47,7 +47,7 @@ impl Default for Limiter {
 }
 
 impl Limiter {
-    /// Sets all limits anew.
+    /// Sets all limits; one that is as it was keeps its debts.
     pub fn set(&self, rates: &Rates) {
         self.requests.set(rates.iops, rates.iops_burst);
         self.bytes.set(rates.bytes_per_second, rates.bytes_burst);
@@ -102,8 +102,16 @@ const SECOND: u64 = 1_000_000_000;
 
 impl Bucket {
     fn set(&self, rate: u64, burst: u64) {
-        let burst = if burst == 0 { (rate / 10).max(1) } else { burst };
-        self.burst.store(if rate == 0 { 0 } else { burst }, Ordering::Relaxed);
+        let burst = match (rate, burst) {
+            (0, _) => 0,
+            (rate, 0) => (rate / 10).max(1),
+            (_, burst) => burst,
+        };
+        let was = (self.rate.load(Ordering::Relaxed), self.burst.load(Ordering::Relaxed));
+        if was == (rate, burst) {
+            return;
+        }
+        self.burst.store(burst, Ordering::Relaxed);
         self.rate.store(rate, Ordering::Relaxed);
         // Debts at the old rate are forgiven.
         self.paid_at.store(0, Ordering::Relaxed);

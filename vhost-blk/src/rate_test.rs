@@ -72,6 +72,25 @@ fn limits_change_at_once() {
     assert!(limiter.admit(u64::MAX).is_ok());
 }
 
+/// So that a machine file that is read again lets nothing pass that the limits keep back.
+#[test]
+fn a_limit_set_to_what_it_is_keeps_its_debts() {
+    let limiter = Limiter::default();
+    let rates = Rates { iops: 10, bytes_per_second: 1000, ..Rates::default() };
+    limiter.set(&rates);
+    assert!(limiter.admit_at(SECOND, 100_000).is_ok());
+    // With the burst left out, as it was given, and with the one that follows, as it is shown.
+    for same in [rates, limiter.rates()] {
+        limiter.set(&same);
+        assert!(limiter.admit_at(SECOND, 1).is_err());
+    }
+    // The other limit's own affair.
+    limiter.set(&Rates { iops: 20, ..rates });
+    assert!(limiter.admit_at(SECOND, 1).is_err());
+    limiter.set(&Rates { bytes_per_second: 2000, ..rates });
+    assert!(limiter.admit_at(SECOND, 1).is_ok());
+}
+
 #[test]
 fn queues_share_a_limit() {
     let limiter = Limiter::default();

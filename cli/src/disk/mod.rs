@@ -119,7 +119,8 @@ fn set_rates(disk: &Served, wanted: Rates) -> anyhow::Result<Rates> {
 }
 
 /// Sets a running disk's limits to those of its entry; says what they are if they were others. Not for us to set: those
-/// of a disk that somebody else serves.
+/// of a disk that somebody else serves. The backend alone knows which burst follows from a rate, so it is the one that
+/// leaves limits alone that are so already.
 pub(crate) fn follow(running: &Running, disk: &Disk) -> anyhow::Result<Option<String>> {
     let DiskSource::File { serving, .. } = &disk.source else { return Ok(None) };
     let wanted = Rates {
