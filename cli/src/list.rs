@@ -172,8 +172,9 @@ pub(crate) async fn ps(output: Output) -> anyhow::Result<()> {
     match output {
         Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&machines)?))?,
         Output::Text => {
-            let header = ["NAME", "STATE", "CPUS", "MEMORY", "BACKING", "SANDBOX", "DEVICES", "PIDS"]
-                .map(str::to_owned);
+            let header =
+                ["NAME", "STATE", "CPUS", "MEMORY", "BACKING", "PROFILE", "SANDBOX", "DEVICES", "PIDS"];
+            let header = header.map(str::to_owned);
             let rows: Vec<_> = std::iter::once(header).chain(machines.iter().map(row)).collect();
             print(&table(&rows))?;
         }
@@ -181,7 +182,7 @@ pub(crate) async fn ps(output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(machine: &Listed) -> [String; 8] {
+fn row(machine: &Listed) -> [String; 9] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let devices: Vec<String> = machine
         .devices
@@ -199,6 +200,7 @@ fn row(machine: &Listed) -> [String; 8] {
         or_dash(machine.cpus.map(|cpus| cpus.to_string())),
         or_dash(machine.memory_bytes.map(|bytes| Size(bytes).to_string())),
         or_dash(machine.memory_backing.clone()),
+        or_dash(machine.profile.map(str::to_owned)),
         sandboxes(&machine.processes),
         if devices.is_empty() { "-".to_owned() } else { devices.join(",") },
         format!("strata={} {}", machine.pid, pids.join(" ")).trim_end().to_owned(),
@@ -334,7 +336,7 @@ mod tests {
             devices: vec![],
             processes: vec![Process { id: "vmm".into(), pid: 8, sandbox: None }],
         };
-        assert_eq!(row(&machine), ["web", "unresponsive", "-", "-", "-", "-", "-", "strata=7 vmm=8"]);
+        assert_eq!(row(&machine), ["web", "unresponsive", "-", "-", "-", "-", "-", "-", "strata=7 vmm=8"]);
     }
 
     #[test]

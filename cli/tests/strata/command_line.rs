@@ -138,7 +138,7 @@ fn machines_that_do_not_run_are_said_so() {
     let output = place.output(&["ps", "--output", "json"]);
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "[]\n"));
     let output = place.output(&["ps"]);
-    assert_eq!(stdout(&output), "NAME  STATE  CPUS  MEMORY  BACKING  SANDBOX  DEVICES  PIDS\n");
+    assert_eq!(stdout(&output), "NAME  STATE  CPUS  MEMORY  BACKING  PROFILE  SANDBOX  DEVICES  PIDS\n");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use crate::launcher::{Launcher, Place, no_kvm, stderr, stdout, wait_for};
+use crate::launcher::{Launcher, Place, no_kvm, profile, stderr, stdout, wait_for};
 
 fn running<'a>(place: &'a Place, environment: &[(&str, &str)]) -> Launcher<'a> {
     let args = ["--name", "web", "--disk", "path=disk.img", "--memory", "64M", "--stop-timeout", "1"];
@@ -31,7 +31,7 @@ fn ps_and_status_show_the_machine() {
         assert_eq!(sandbox["locked"], false, "the stand-ins have no sandbox: {sandbox}");
         assert!(sandbox["gaps"].as_array().unwrap().contains(&"no system call filter".into()), "{sandbox}");
     }
-    let profile = if std::arch::x86_64::__cpuid(1).ecx & 1 << 31 == 0 { "bare" } else { "nested" };
+    let profile = profile();
     let expected = serde_json::json!([{
         "name": "web",
         "state": "running",
@@ -55,7 +55,7 @@ fn ps_and_status_show_the_machine() {
     let table = stdout(&place.output(&["ps"]));
     let pids = format!("strata={} vmm={vmm} disk0={disk}", launcher.pid());
     assert!(table.lines().nth(1).unwrap().ends_with(&pids), "{table}");
-    assert!(table.contains(" OPEN(vmm,disk0) "), "{table}");
+    assert!(table.contains(&format!(" fake     {profile:<7}  OPEN(vmm,disk0)  disk0 ")), "{table}");
     let status: serde_json::Value =
         serde_json::from_slice(&place.output(&["status", "web", "--output", "json"]).stdout).unwrap();
     assert_eq!(status["statistics"]["vm"]["exits"], 7);
@@ -131,7 +131,8 @@ fn stop_now_ends_a_machine_whose_vmm_does_not_answer() {
     let mut launcher = Launcher::start(&place, &["--name", "web"], &[("FAKE_VMM", "mute")]);
     launcher.pid_of("web", "vmm");
     let list = stdout(&place.output(&["ps"]));
-    assert!(list.contains("web   unresponsive  -     -       -        OPEN(vmm)  -"), "{list}");
+    let row = format!("web   unresponsive  -     -       -        {:<7}  OPEN(vmm)  -", profile());
+    assert!(list.contains(&row), "{list}");
     let output = place.output(&["stop", "web"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("cannot press the power button; --now ends it: no machine answers at"));

@@ -215,3 +215,8 @@ pub(crate) fn no_kvm() -> bool {
     }
     missing
 }
+
+/// What `profile = "auto"` is on this host.
+pub(crate) fn profile() -> &'static str {
+    if std::arch::x86_64::__cpuid(1).ecx & 1 << 31 == 0 { "bare" } else { "nested" }
+}

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::launcher::{Launcher, Place, alive, no_kvm, wait_for};
+use crate::launcher::{Launcher, Place, alive, no_kvm, profile, wait_for};
 
 const DISK: [&str; 4] = ["--name", "m", "--disk", "path=disk.img"];
 
@@ -100,7 +100,8 @@ fn a_file_runs_with_flags_over_it() {
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().nth(1).filter(|row| row.contains("running")).map(str::to_owned)
     });
-    assert!(row.starts_with("web   running  3     1G      fake     OPEN(vmm,disk0)  disk0"), "{row}");
+    let expected = format!("web   running  3     1G      fake     {:<7}  OPEN(vmm,disk0)  disk0", profile());
+    assert!(row.starts_with(&expected), "{row}");
     assert!(!place.args_of("vmm").pop().unwrap().contains("--console-fd"));
     launcher.signal(Signal::SIGTERM);
     assert!(launcher.wait().success(), "{}", launcher.err());
