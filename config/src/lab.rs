@@ -21,7 +21,7 @@ use crate::mac::Mac;
 use crate::machine::Machine;
 use crate::name::Name;
 use crate::node::Node;
-use crate::switch::{PORT_KEYS, PortEntry, Switch, SwitchFile, port_socket};
+use crate::switch::{PortEntry, Switch, SwitchFile, port_keys, port_socket};
 
 /// Switches and machines that can be made, as far as one can tell without looking at the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +167,7 @@ fn plug(
         false => machine.to_string(),
         true => format!("{machine}-net{index}"),
     });
-    let keys: Vec<&str> = PORT_KEYS.into_iter().filter(|key| net.iter().any(|(own, _)| own == key)).collect();
+    let keys: Vec<&str> = port_keys().filter(|key| net.iter().any(|(own, _)| own == key)).collect();
     if given.is_some_and(|port| taken(&port)) {
         if let Some(key) = keys.first() {
             let reason = format!("`{key}` is the port's, and switch.{switch} says what port {port} is like");

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use entry::NetEntry;
+pub(crate) use entry::{GUARD_KEYS, LIMIT_KEYS};
 pub use list::List;
 
 pub(crate) use check::{limit, net};

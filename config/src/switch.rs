@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use entry::PORT_KEYS;
+pub(crate) use entry::port_keys;
 pub use entry::{PortEntry, SwitchFile, UplinkEntry};
 
 use crate::error::ConfigError;

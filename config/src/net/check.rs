@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Cable, List, Net, NetEntry, NetGuard, NetLimit, NetSource, OwnNet, Vlans};
+use super::{
+    Cable, GUARD_KEYS, LIMIT_KEYS, List, Net, NetEntry, NetGuard, NetLimit, NetSource, OwnNet, Vlans,
+};
 use crate::check::{Checked, belongs_to_backend, device_id, in_range, name_of, socket};
 use crate::error::ConfigError;
 use crate::mac::Mac;
@@ -55,24 +57,22 @@ pub(crate) fn net(
     Ok(Net { id, source, queues })
 }
 
-/// The keys that only an own backend has.
-fn given(entry: &NetEntry) -> [(&'static str, bool); 14] {
-    [
+/// The keys that only an own backend has, and whether each is given.
+fn given(entry: &NetEntry) -> Vec<(&'static str, bool)> {
+    let NetEntry { tx_rate, tx_packets, tx_burst, rx_rate, rx_packets, rx_burst, .. } = entry;
+    let guards =
+        [entry.guard_mac.is_some(), entry.ip.is_some(), entry.guard_dhcp.is_some(), entry.guard_ra.is_some()];
+    let limits = [tx_rate, tx_packets, tx_burst, rx_rate, rx_packets, rx_burst].map(Option::is_some);
+    let own = [
         ("vlan", entry.vlan.is_some()),
         ("trunk", entry.trunk.is_some()),
         ("mac", entry.mac.is_some()),
         ("mtu", entry.mtu.is_some()),
-        ("guard_mac", entry.guard_mac.is_some()),
-        ("ip", entry.ip.is_some()),
-        ("guard_dhcp", entry.guard_dhcp.is_some()),
-        ("guard_ra", entry.guard_ra.is_some()),
-        ("tx_rate", entry.tx_rate.is_some()),
-        ("tx_packets", entry.tx_packets.is_some()),
-        ("tx_burst", entry.tx_burst.is_some()),
-        ("rx_rate", entry.rx_rate.is_some()),
-        ("rx_packets", entry.rx_packets.is_some()),
-        ("rx_burst", entry.rx_burst.is_some()),
-    ]
+    ];
+    own.into_iter()
+        .chain(GUARD_KEYS.into_iter().zip(guards))
+        .chain(LIMIT_KEYS.into_iter().zip(limits))
+        .collect()
 }
 
 fn one_of(places: &[(&str, bool)]) -> Checked<()> {

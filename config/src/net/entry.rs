@@ -13,6 +13,12 @@ use crate::rate::Rate;
 use crate::size::{NumberOrText, write_duration};
 use crate::switch::port_socket;
 
+/// Keys that a NIC has, and a switch's port: what the guest may claim to be, in the order of [`NetGuard::keys`] ...
+pub(crate) const GUARD_KEYS: [&str; 4] = ["guard_mac", "ip", "guard_dhcp", "guard_ra"];
+/// ... and its limits, in that of [`NetLimit::keys`], from the guest and to it.
+pub(crate) const LIMIT_KEYS: [&str; 6] =
+    ["tx_rate", "tx_packets", "tx_burst", "rx_rate", "rx_packets", "rx_burst"];
+
 /// A NIC: served by an own vhost-net process on a tap, a bridge or a macvtap, or a vhost-user socket somebody else
 /// serves. Give exactly one of `tap`, `bridge`, `macvtap`, `switch` and `socket`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -133,8 +139,8 @@ impl OwnNet {
             }
         };
         let (guard_mac, ip, guard_dhcp, guard_ra) = guard.keys();
-        let rate = |rate: Option<Rate>| rate.map(|rate| NumberOrText::Text(rate.to_string()));
-        let burst = |limit: NetLimit| limit.burst.map(write_duration);
+        let (tx_rate, tx_packets, tx_burst) = tx.keys();
+        let (rx_rate, rx_packets, rx_burst) = rx.keys();
         NetEntry {
             mac: Some(mac.to_string()),
             mtu: mtu.map(i64::from),
@@ -142,14 +148,22 @@ impl OwnNet {
             ip,
             guard_dhcp,
             guard_ra,
-            tx_rate: rate(tx.rate),
-            tx_packets: rate(tx.packets),
-            tx_burst: burst(tx),
-            rx_rate: rate(rx.rate),
-            rx_packets: rate(rx.packets),
-            rx_burst: burst(rx),
+            tx_rate,
+            tx_packets,
+            tx_burst,
+            rx_rate,
+            rx_packets,
+            rx_burst,
             ..plain
         }
+    }
+}
+
+impl NetLimit {
+    /// The keys it is written with: rate, packets, burst.
+    pub(crate) fn keys(self) -> (Option<NumberOrText>, Option<NumberOrText>, Option<NumberOrText>) {
+        let rate = |rate: Option<Rate>| rate.map(|rate| NumberOrText::Text(rate.to_string()));
+        (rate(self.rate), rate(self.packets), self.burst.map(write_duration))
     }
 }
 

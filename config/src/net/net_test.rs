@@ -85,6 +85,19 @@ fn refusals() {
 }
 
 #[test]
+fn each_key_of_an_own_backend_is_the_one_that_is_named() {
+    for key in GUARD_KEYS.into_iter().chain(LIMIT_KEYS).chain(["vlan", "trunk", "mac", "mtu"]) {
+        let value = match key {
+            "guard_mac" | "guard_dhcp" | "guard_ra" => "true",
+            "vlan" | "mtu" => "1000",
+            _ => "\"1\"",
+        };
+        let said = refused(&format!("socket = \"/s\"\n{key} = {value}"));
+        assert!(said.contains(&format!("`{key}` does not go with `socket`")), "{said}");
+    }
+}
+
+#[test]
 fn flags_say_the_same_as_files() {
     let flag = |text: &str| NetEntry::from_flag(text).unwrap();
     let entry = flag("bridge=br0,trunk=10,20,guard_mac,ip=192.0.2.7,2001:db8::/64,tx_rate=10M,id=wan");

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{Port, PortVlans, Switch};
 use crate::error::ConfigError;
 use crate::name::Name;
-use crate::net::List;
+use crate::net::{GUARD_KEYS, LIMIT_KEYS, List};
 use crate::node::Node;
-use crate::rate::Rate;
-use crate::size::{NumberOrText, write_duration};
+use crate::size::NumberOrText;
 
 /// A switch as written in TOML or JSON.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -102,22 +101,9 @@ pub struct PortEntry {
 }
 
 /// The keys of [`PortEntry`] that a lab's file has at a machine's NIC.
-pub(crate) const PORT_KEYS: [&str; 14] = [
-    "vlan",
-    "trunk",
-    "mac",
-    "isolated",
-    "guard_mac",
-    "ip",
-    "guard_dhcp",
-    "guard_ra",
-    "tx_rate",
-    "tx_packets",
-    "tx_burst",
-    "rx_rate",
-    "rx_packets",
-    "rx_burst",
-];
+pub(crate) fn port_keys() -> impl Iterator<Item = &'static str> {
+    ["vlan", "trunk", "mac", "isolated"].into_iter().chain(GUARD_KEYS).chain(LIMIT_KEYS)
+}
 
 impl SwitchFile {
     /// Reads a file, TOML or JSON. A missing name is taken from the file's.
@@ -159,7 +145,8 @@ impl From<Port> for PortEntry {
     fn from(port: Port) -> Self {
         let (vlan, trunk) = port.vlans.write();
         let (guard_mac, ip, guard_dhcp, guard_ra) = port.guard.keys();
-        let rate = |rate: Option<Rate>| rate.map(|rate| NumberOrText::Text(rate.to_string()));
+        let (tx_rate, tx_packets, tx_burst) = port.tx.keys();
+        let (rx_rate, rx_packets, rx_burst) = port.rx.keys();
         Self {
             name: Some(port.name.to_string()),
             vlan,
@@ -170,12 +157,12 @@ impl From<Port> for PortEntry {
             ip,
             guard_dhcp,
             guard_ra,
-            tx_rate: rate(port.tx.rate),
-            tx_packets: rate(port.tx.packets),
-            tx_burst: port.tx.burst.map(write_duration),
-            rx_rate: rate(port.rx.rate),
-            rx_packets: rate(port.rx.packets),
-            rx_burst: port.rx.burst.map(write_duration),
+            tx_rate,
+            tx_packets,
+            tx_burst,
+            rx_rate,
+            rx_packets,
+            rx_burst,
         }
     }
 }
