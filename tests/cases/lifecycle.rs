@@ -21,13 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// A guest that powers off when its power button is pressed, as acpid or logind would.
-///
-/// It listens before it says that it does: a button pressed while nobody has the device open is not told to anyone.
-const BUTTON: &str = "
-for e in /dev/input/event*; do exec 9< $e; (head -c 24 <&9 > /dev/null; say button; poweroff -f) & done
-say ready
-wait
-";
+const BUTTON: &str = "button; say ready; pressed";
 
 /// A guest that counts; what it prints shows that it runs.
 const COUNT: &str = "i=0; while true; do i=$((i+1)); say count $i; sleep 0.2; done";

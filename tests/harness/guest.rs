@@ -12,7 +12,7 @@ use strata_rig::cpio::Archive;
 pub use strata_rig::guest::Kernel;
 
 /// Writes an initramfs to `path` whose guest runs `script` (sh, with busybox's commands; `say TEXT` prints
-/// `guest: TEXT`), with `files` (path in the guest, mode, content) beside it. For the cloud kernel.
+/// `guest: TEXT`, `pressed` waits for the power button, which is heard from `button` on), with `files` (path in the guest, mode, content) beside it. For the cloud kernel.
 ///
 /// # Errors
 /// If the base is missing or `path` cannot be written.

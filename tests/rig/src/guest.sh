@@ -4,6 +4,10 @@ export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 modprobe -qa @EARLY@
 say() { echo "guest: $*"; }
+# The power button is heard from `button` on, and `pressed` waits for it. Pressed while nobody has its device open, it is
+# not told to anyone: so a guest says that it is ready between the two.
+button() { exec 9</dev/input/event0; }
+pressed() { head -c 24 <&9 >/dev/null; say button; }
 # A console with control queues (QEMU's) comes a moment after its driver, and its node a moment before it can be opened;
 # with none at all the serial port serves.
 C=/dev/hvc0; n=0
