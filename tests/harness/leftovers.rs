@@ -1,11 +1,14 @@
 //! What a case left behind: processes, mounts, files. There must be nothing.
 //!
-//! Called by: the runner, around each case.
+//! Called by: the runner, around each case. Another run on the same machine is none of its affair: it looks at processes
+//! below this one, and has those come to it whose parents die ([`adopt`]).
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use crate::case::Context;
 use crate::process;
@@ -14,6 +17,14 @@ use crate::process;
 const GRACE: Duration = Duration::from_secs(10);
 /// Programs that a case starts.
 const OURS: &[&str] = &["strata", "vmm", "vhost-blk", "vhost-net", "qemu-", "vhost-device"];
+
+/// Makes this process the one that descendants without a parent go to.
+///
+/// # Errors
+/// If the kernel cannot do it.
+pub fn adopt() -> anyhow::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).context("cannot adopt orphans")
+}
 
 /// What was there before the case.
 pub struct Before {
@@ -57,7 +68,7 @@ impl Before {
 fn ours() -> BTreeSet<i32> {
     let named =
         |pid: &i32| process::name_of(*pid).is_some_and(|name| OURS.iter().any(|ours| name.starts_with(ours)));
-    process::all().filter(named).collect()
+    process::descendants(std::process::id()).into_iter().filter(named).collect()
 }
 
 fn mounts() -> BTreeSet<String> {
@@ -69,3 +80,7 @@ fn entries(dir: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+#[path = "leftovers_test.rs"]
+mod leftovers_test;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use strata_rig::Place;
 
 use crate::case::{Case, Context, Skipped};
-use crate::leftovers::Before;
+use crate::leftovers::{self, Before};
 use crate::programs::Programs;
 
 /// How far a case is, or how it ended.
@@ -70,7 +70,7 @@ impl Summary {
 /// Runs `cases` with their files below `dir`; true if none failed.
 ///
 /// # Errors
-/// If the case folders cannot be made or the summary cannot be written; a failing case is no error.
+/// If orphans cannot be adopted, the case folders cannot be made or the summary cannot be written; a failing case is no error.
 pub fn run(
     cases: &[Case],
     place: &Place,
@@ -78,6 +78,7 @@ pub fn run(
     dir: &Path,
     summary: &mut Summary,
 ) -> anyhow::Result<bool> {
+    leftovers::adopt()?;
     let mut good = true;
     for case in cases {
         let name = || case.name.to_owned();
