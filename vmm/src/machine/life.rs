@@ -162,13 +162,7 @@ impl Life {
             Terminals::new(parts.console.take(), parts.serial.take()).map_err(thread())?;
         let told = events.clone();
         let hook = Hook(Arc::new(move || drop(told.send(Event::Backends))));
-        let backends = backends::connect(&parts.backends, &ram.memory, &hook)?;
-        let (devices, handles): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
         let ready = parts.machine.ready;
-        let notify = (ready == Ready::Guest).then(|| ready::device(events.clone()).map_err(thread()));
-        // The console comes first: its place does not depend on how many disks there are. The one for readiness comes
-        // last, so that it moves no other.
-        let devices = console.into_iter().chain(devices).chain(notify.transpose()?).collect();
         let shared = Arc::new(Shared::new(std::mem::take(&mut parts.notify), ready));
         let facts = Facts {
             name: parts.machine.name.to_string(),
@@ -176,11 +170,18 @@ impl Life {
             memory: ram.size,
             backing: ram.backing.to_string(),
         };
-        handles.into_iter().for_each(|handle| shared.devices.add(Member::served(handle)));
+        // Before a backend is waited for: the launcher asks whether one that has died was ever reached.
         let remote = Remote::new(facts, Arc::clone(&shared), events.clone(), terminals.main_hub());
         if let Some(listener) = parts.control.take() {
             control::serve(listener, remote).map_err(thread())?;
         }
+        let backends = backends::connect(&parts.backends, &ram.memory, &hook)?;
+        let (devices, handles): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
+        let notify = (ready == Ready::Guest).then(|| ready::device(events.clone()).map_err(thread()));
+        // The console comes first: its place does not depend on how many disks there are. The one for readiness comes
+        // last, so that it moves no other.
+        let devices = console.into_iter().chain(devices).chain(notify.transpose()?).collect();
+        handles.into_iter().for_each(|handle| shared.devices.add(Member::served(handle)));
         Ok(Self {
             parts,
             ram,
