@@ -159,10 +159,11 @@ fn a_dead_vmm_ends_with_1(context: &Context) -> anyhow::Result<()> {
 fn a_dead_backend_comes_back(context: &Context) -> anyhow::Result<()> {
     let disk = context.disk("disk.img", 64)?;
     let script = "
+head -c 4194304 /dev/urandom > /tmp/f
 say ready; read go
-head -c 33554432 /dev/urandom > /tmp/f
-dd if=/tmp/f of=/dev/vda bs=4k oflag=direct 2>/dev/null && say written
-A=$(sha256sum < /tmp/f); B=$(dd if=/dev/vda bs=1M count=32 iflag=direct 2>/dev/null | sha256sum)
+(until [ -e /tmp/enough ]; do dd if=/tmp/f of=/dev/vda bs=4k oflag=direct 2>/dev/null || say ERROR; done) & W=$!
+read go; touch /tmp/enough; wait $W; say written
+A=$(sha256sum < /tmp/f); B=$(dd if=/dev/vda bs=1M count=4 iflag=direct 2>/dev/null | sha256sum)
 [ \"$A\" = \"$B\" ] && say same
 ";
     let mut vm = context.machine(script)?.cpus(1).disk(&disk, "").start()?;
@@ -172,8 +173,10 @@ A=$(sha256sum < /tmp/f); B=$(dd if=/dev/vda bs=1M count=32 iflag=direct 2>/dev/n
     process::until("the guest's first writes", || Ok(strata_tests::image::allocated(&disk)? > 1 << 20))?;
     process::kill(first)?;
     vm.errors.wait("starting it again")?;
+    vm.type_in("go\n")?;
     vm.guest("written")?;
     vm.guest("same")?;
+    ensure!(!vm.output.so_far().contains("guest: ERROR"), "the guest saw an error:\n{}", vm.tails());
     ensure!(vm.pid_of("disk0")? != first, "the same process still serves the disk");
     vm.expect_exit(0)
 }
