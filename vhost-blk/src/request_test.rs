@@ -54,6 +54,7 @@ fn chain(pieces: &[Piece]) -> (Chain, Arc<Memory>) {
         err: None,
         memory: Arc::clone(&memory),
         inflight: None,
+        inherited: false,
     };
     let mut queue = Queue::new(&setup).unwrap();
     let mut chain = Chain::new();

@@ -63,6 +63,7 @@ fn setup(memory: &Arc<Memory>, features: u64) -> QueueSetup {
         err: None,
         memory: Arc::clone(memory),
         inflight: None,
+        inherited: false,
     }
 }
 

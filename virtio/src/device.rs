@@ -53,6 +53,8 @@ pub struct QueueSetup {
     pub memory: Arc<Memory>,
     /// This queue's part of the inflight region, if the frontend keeps one (vhost-user INFLIGHT_SHMFD).
     pub inflight: Option<crate::inflight::QueueRegion>,
+    /// Somebody else may have served the ring before and died between showing an answer and calling for it.
+    pub inherited: bool,
 }
 
 /// What a drained queue leaves behind.

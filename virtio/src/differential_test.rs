@@ -93,6 +93,7 @@ fn ours(memory: &Arc<Memory>) -> Queue {
         err: None,
         memory: Arc::clone(memory),
         inflight: None,
+        inherited: false,
     })
     .unwrap()
 }

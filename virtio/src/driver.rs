@@ -166,6 +166,7 @@ impl DriverQueue {
             err: Some(self.err.try_clone()?),
             memory: Arc::clone(&self.memory),
             inflight: None,
+            inherited: false,
         })
     }
 

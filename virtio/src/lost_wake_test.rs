@@ -31,6 +31,10 @@ enum Step {
 struct Protocol {
     /// To show one thing more; a load of WISH decides about waking.
     produce: Vec<Step>,
+    /// Where waking is put off: what decides about it at last, any time after it was decided that it is owed.
+    later: Vec<Step>,
+    /// It is then decided for everything produced since waking was owed, not only for the last.
+    remembers: bool,
     /// To fall asleep; a load of INDEX decides about it.
     arm: Vec<Step>,
     /// After waking up.
@@ -49,8 +53,8 @@ impl Protocol {
         if self.event_idx { seen.wrapping_sub(1) } else { 1 }
     }
 
-    fn wants(&self, wish: u16, new: u16) -> bool {
-        if self.event_idx { passed(wish, new, new - 1) } else { wish == 0 }
+    fn wants(&self, wish: u16, new: u16, old: u16) -> bool {
+        if self.event_idx { passed(wish, new, old) } else { wish == 0 }
     }
 }
 
@@ -68,6 +72,8 @@ struct State {
     buffers: [Vec<(usize, u16)>; 2],
     produced: u16,
     producer: usize,
+    /// Waking is owed, for what was produced from here on.
+    owed: Option<u16>,
     seen: u16,
     consumer: Consumer,
     kicked: bool,
@@ -91,6 +97,7 @@ impl State {
             }
         }
         out.extend(self.produce(protocol));
+        out.extend(self.call(protocol));
         out.extend(self.consume(protocol));
         out
     }
@@ -105,13 +112,29 @@ impl State {
             Step::Store(variable) => next.buffers[0].push((variable, new)),
             Step::Fence if !self.buffers[0].is_empty() => return None,
             Step::Fence => {}
-            Step::Load(variable) => next.kicked |= protocol.wants(self.load(0, variable), new),
+            Step::Load(variable) => {
+                let wants = protocol.wants(self.load(0, variable), new, new - 1);
+                if protocol.later.is_empty() {
+                    next.kicked |= wants;
+                } else if wants && self.owed.is_none() {
+                    next.owed = Some(new - 1);
+                }
+            }
         }
         next.producer += 1;
         if next.producer == protocol.produce.len() {
             (next.producer, next.produced) = (0, new);
         }
         Some(next)
+    }
+
+    /// The time is over: a call that is owed is made, or found not to be wanted any more.
+    fn call(&self, protocol: &Protocol) -> Option<State> {
+        let from = self.owed.filter(|_| self.producer == 0)?;
+        assert!(protocol.later.iter().all(|step| *step == Step::Load(WISH)), "{:?}", protocol.later);
+        let from = if protocol.remembers { from } else { self.produced - 1 };
+        let wants = protocol.wants(self.load(0, WISH), self.produced, from);
+        Some(State { owed: None, kicked: self.kicked | wants, ..self.clone() })
     }
 
     fn consume(&self, protocol: &Protocol) -> Option<State> {
@@ -157,6 +180,7 @@ fn explore(protocol: &Protocol) -> Result<usize, State> {
         buffers: [Vec::new(), Vec::new()],
         produced: 0,
         producer: 0,
+        owed: None,
         seen: 0,
         consumer: Consumer::Suppressing(0),
         kicked: false,
@@ -208,6 +232,8 @@ fn kicks(features: u64) -> Protocol {
     let arm = record(|| assert!(!queue.arm_kicks()));
     Protocol {
         produce: steps(produce, index, wish),
+        later: Vec::new(),
+        remembers: true,
         arm: steps(arm, index, wish),
         suppress: steps(suppress, index, wish),
         event_idx: features == RING_FEATURES,
@@ -232,10 +258,19 @@ fn calls(features: u64) -> Protocol {
     let arm = record(|| assert!(!driver.arm_calls()));
     Protocol {
         produce: steps(produce, index, wish),
+        later: Vec::new(),
+        remembers: true,
         arm: steps(arm, index, wish),
         suppress: steps(suppress, index, wish),
         event_idx: features == RING_FEATURES,
     }
+}
+
+/// The same where the device puts its calls off.
+fn late_calls(features: u64) -> Protocol {
+    let (_, queue) = pair(features);
+    let later = record(|| assert!(!queue.still_wants_call(0) || features != RING_FEATURES));
+    Protocol { later: steps(later, Field::UsedIdx, Field::CallWish), ..calls(features) }
 }
 
 const BOTH: [u64; 2] = [RING_FEATURES, F_VERSION_1];
@@ -258,8 +293,23 @@ fn no_call_is_lost() {
 }
 
 #[test]
+fn no_call_that_is_put_off_is_lost() {
+    for features in BOTH {
+        let at_once = explore(&calls(features)).unwrap_or_else(|lost| panic!("{lost:?}"));
+        let states = explore(&late_calls(features)).unwrap_or_else(|lost| panic!("{lost:?}"));
+        assert!(states > at_once, "{states}: nothing was put off");
+    }
+}
+
+#[test]
+fn the_search_finds_a_call_that_is_only_for_the_last_answer() {
+    let protocol = Protocol { remembers: false, ..late_calls(RING_FEATURES) };
+    assert!(explore(&protocol).is_err());
+}
+
+#[test]
 fn the_search_finds_what_a_missing_fence_or_a_wrong_order_loses() {
-    for make in [kicks, calls] {
+    for make in [kicks, calls, late_calls] {
         for features in BOTH {
             let mut protocol = make(features);
             protocol.produce.retain(|step| *step != Step::Fence);

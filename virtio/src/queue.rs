@@ -290,6 +290,25 @@ impl Queue {
         }
     }
 
+    /// Whether the driver, who wanted a call for what was published from used index `from` on, wants it still: it may
+    /// have seen the answers meanwhile, and asks for later ones now. No fence is needed: a driver that changes its wish
+    /// looks at the index afterwards, and that one is out since [`Queue::publish`].
+    #[inline]
+    #[must_use]
+    pub fn still_wants_call(&self, from: u16) -> bool {
+        match self.ring.used_event() {
+            Some(event) => passed(event, self.shown_used, from),
+            None => self.ring.avail_flags() & AVAIL_NO_INTERRUPT == 0,
+        }
+    }
+
+    /// The used index the driver can see.
+    #[inline]
+    #[must_use]
+    pub fn shown(&self) -> u16 {
+        self.shown_used
+    }
+
     /// Asks the driver not to kick, while the ring is polled. With EVENT_IDX the event index is left behind,
     /// which says the same and dirties no cache line of the driver's.
     #[inline]

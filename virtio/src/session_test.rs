@@ -337,6 +337,33 @@ fn descriptors_can_be_changed_while_a_ring_runs() {
 }
 
 #[test]
+fn a_call_that_died_with_its_backend_is_made_by_the_next() {
+    let (memory, mut queue) = guest();
+    let begin = |queue: &DriverQueue, base: u16| {
+        let (backend, stream) = pair();
+        let mut frontend = Frontend::over(stream, RING_FEATURES).unwrap();
+        frontend.set_memory(&memory).unwrap();
+        frontend.start(0, queue, base).unwrap();
+        (backend, frontend)
+    };
+    let (_backend, mut frontend) = begin(&queue, 0);
+    exchange(&mut queue, 1);
+    while queue.take_call() {}
+    frontend.stop(0).unwrap();
+    frontend.start(0, &queue, 1).unwrap();
+    exchange(&mut queue, 1);
+    frontend.stop(0).unwrap();
+    while queue.take_call() {}
+    // Another one finds answers, of which nobody can say whether they were called for.
+    let (_backend, _frontend) = begin(&queue, 2);
+    let start = Instant::now();
+    while !queue.take_call() {
+        assert!(start.elapsed() < LONG);
+    }
+    assert!(queue.poll().is_none());
+}
+
+#[test]
 fn reset_forgets_the_rings() {
     let (backend, stream) = pair();
     let (memory, mut queue) = guest();

@@ -4,15 +4,23 @@
 //! Owned by the one thread that serves the queue; the counters are read by anyone. Turns the two ways a guest
 //! can be wrong into what the specification wants: a chain that makes no sense is answered with length 0, a ring
 //! that makes no sense stops and its err descriptor is written (vhost-user, SET_VRING_ERR).
+//!
+//! A call may be put off ([`Vring::calling_within`]): the answers are shown at once, a driver that looks sees them, and
+//! one that sleeps is called a little later, with what has been answered until then. Whoever asks for that looks at
+//! [`Vring::call_is_due`] while it waits, and does not sleep before [`Vring::call_now`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::chain::{Chain, ChainError};
 use crate::device::{QueueSetup, QueueState, StartError};
 use crate::limit::Throttle;
 use crate::queue::{Popped, Queue, RingError};
+
+/// Answers after which a call is not put off any longer: a driver with so much to do can begin.
+const MOST_UNCALLED: u16 = 64;
 
 /// What happened on a queue since it was started. Written by its thread alone, read at any time.
 #[derive(Debug, Default)]
@@ -58,7 +66,18 @@ pub struct Vring {
     err: Option<OwnedFd>,
     /// Answers have been shown that the driver wants a call for.
     owes_call: bool,
+    /// How long a call may be put off, and until when the one that is owed is.
+    patience: Duration,
+    later: Option<Later>,
     stats: Arc<QueueStats>,
+}
+
+/// A call that is owed and put off.
+#[derive(Debug, Clone, Copy)]
+struct Later {
+    until: Instant,
+    /// The used index before the first answer it is for.
+    from: u16,
 }
 
 impl Vring {
@@ -69,7 +88,7 @@ impl Vring {
     pub fn new(setup: QueueSetup) -> Result<Self, StartError> {
         let index = setup.index;
         let queue = Queue::new(&setup).map_err(|source| StartError::Ring { index, source })?;
-        let QueueSetup { kick, call, err, .. } = setup;
+        let QueueSetup { kick, call, err, inherited, .. } = setup;
         for fd in [&kick, &call, &err].into_iter().flatten() {
             set_nonblocking(fd).map_err(|source| StartError::Resource {
                 index,
@@ -77,7 +96,25 @@ impl Vring {
                 source,
             })?;
         }
-        Ok(Self { queue, index, kick, call, err, owes_call: false, stats: Arc::default() })
+        let stats = Arc::default();
+        Ok(Self {
+            index,
+            kick,
+            call,
+            err,
+            owes_call: inherited && queue.shown() != 0,
+            patience: Duration::ZERO,
+            later: None,
+            stats,
+            queue,
+        })
+    }
+
+    /// From now on a call may come up to `patience` after the first answer it is for. Zero, the default: at once.
+    #[must_use]
+    pub fn calling_within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Counts in `stats` from now on, for counts that go on when the queue is started again.
@@ -151,22 +188,52 @@ impl Vring {
         let pending = self.queue.unpublished() > 0;
         if pending {
             self.stats.batches.add(1);
-            self.owes_call |= self.queue.publish();
+            let from = self.queue.shown();
+            let first = self.queue.publish() && !std::mem::replace(&mut self.owes_call, true);
+            if first && !self.patience.is_zero() {
+                self.later = Some(Later { until: Instant::now() + self.patience, from });
+            }
         }
         pending
     }
 
-    /// Shows what has been answered and calls the driver if it wants that. Returns whether anything was shown.
+    /// Shows what has been answered and calls the driver if it wants that, and the call is not put off. Returns whether
+    /// anything was shown.
     #[inline]
     pub fn flush(&mut self) -> bool {
         let shown = self.show();
-        if std::mem::take(&mut self.owes_call)
-            && let Some(call) = &self.call
+        if self.owes_call && !self.is_put_off() {
+            self.call_now();
+        }
+        shown
+    }
+
+    /// Makes the call that is owed, put off or not, if the driver still wants it.
+    #[inline]
+    pub fn call_now(&mut self) {
+        let owed = std::mem::take(&mut self.owes_call);
+        let seen = self.later.take().is_some_and(|later| !self.queue.still_wants_call(later.from));
+        if let Some(call) = &self.call
+            && owed
+            && !seen
         {
             self.stats.calls.add(1);
             signal(call);
         }
-        shown
+    }
+
+    #[inline]
+    fn is_put_off(&self) -> bool {
+        self.later.is_some_and(|later| {
+            self.queue.shown().wrapping_sub(later.from) < MOST_UNCALLED && Instant::now() < later.until
+        })
+    }
+
+    /// Whether a call was put off until now: the next [`Vring::flush`] makes it.
+    #[inline]
+    #[must_use]
+    pub fn call_is_due(&self) -> bool {
+        self.later.is_some() && !self.is_put_off()
     }
 
     /// The queue itself.

@@ -3,16 +3,35 @@ use std::sync::Arc;
 use super::*;
 use crate::driver::{Buf, DriverQueue};
 use crate::memory::Memory;
-use crate::spec::RING_FEATURES;
+use crate::spec::{F_VERSION_1, RING_FEATURES};
 
 const DATA: u64 = 0x1_0000;
 
 fn pair() -> (DriverQueue, Vring) {
+    pair_of(RING_FEATURES, 8)
+}
+
+fn pair_of(features: u64, size: u16) -> (DriverQueue, Vring) {
     let memory = Arc::new(Memory::anonymous(0x10_0000).unwrap());
-    let driver = DriverQueue::new(&memory, 0x1000, 8, RING_FEATURES).unwrap();
+    let driver = DriverQueue::new(&memory, 0x1000, size, features).unwrap();
     let vring = Vring::new(driver.setup(3, 0).unwrap()).unwrap();
     (driver, vring)
 }
+
+/// The driver asks for `count` things, and the device answers them.
+fn round(driver: &mut DriverQueue, vring: &mut Vring, count: u16) {
+    for _ in 0..count {
+        driver.add(&[Buf::writable(DATA, 8)]).unwrap();
+    }
+    driver.publish();
+    let mut chain = Chain::new();
+    while vring.next(&mut chain) {
+        vring.push(chain.head(), 8);
+    }
+    assert!(vring.flush());
+}
+
+const LONG: Duration = Duration::from_secs(3600);
 
 #[test]
 fn malformed_requests_are_answered_on_the_way() {
@@ -82,6 +101,72 @@ fn answers_shown_early_still_owe_their_call() {
     assert!(driver.poll().is_some());
     assert!(!driver.take_call());
     assert!(!vring.flush(), "shown already");
+    assert!(driver.take_call());
+}
+
+#[test]
+fn a_call_put_off_is_made_when_its_time_is_over_and_the_answers_are_there_before() {
+    for features in [RING_FEATURES, F_VERSION_1] {
+        let (mut driver, vring) = pair_of(features, 8);
+        let mut vring = vring.calling_within(LONG);
+        round(&mut driver, &mut vring, 2);
+        assert!(!vring.call_is_due() && !driver.take_call());
+        vring.call_now();
+        assert!(driver.take_call(), "not slept over");
+        assert!(driver.poll().is_some() && driver.poll().is_some());
+
+        let (mut driver, vring) = pair_of(features, 8);
+        let mut vring = vring.calling_within(Duration::from_nanos(1));
+        round(&mut driver, &mut vring, 2);
+        while !driver.take_call() {
+            vring.flush();
+        }
+        assert!(!vring.call_is_due() && vring.stats().calls.get() == 1);
+    }
+}
+
+#[test]
+fn a_driver_that_has_seen_the_answers_meanwhile_is_not_called_for_them() {
+    for features in [RING_FEATURES, F_VERSION_1] {
+        let (mut driver, vring) = pair_of(features, 8);
+        let mut vring = vring.calling_within(LONG);
+        round(&mut driver, &mut vring, 3);
+        while driver.poll().is_some() {}
+        if features == RING_FEATURES {
+            assert!(!driver.arm_calls(), "it waits for the next one");
+        } else {
+            driver.suppress_calls();
+        }
+        vring.call_now();
+        assert!(!driver.take_call());
+        driver.arm_calls();
+        // What comes next is called for, also while the call before is still put off.
+        round(&mut driver, &mut vring, 1);
+        round(&mut driver, &mut vring, 1);
+        vring.call_now();
+        assert!(driver.take_call());
+    }
+}
+
+#[test]
+fn a_call_is_for_all_answers_since_it_was_first_owed() {
+    let (mut driver, vring) = pair_of(RING_FEATURES, 8);
+    let mut vring = vring.calling_within(LONG);
+    // The driver waits for the first and asks for nothing in between.
+    (0..3).for_each(|_| round(&mut driver, &mut vring, 1));
+    vring.call_now();
+    assert!(driver.take_call());
+    vring.call_now();
+    assert!(!driver.take_call(), "once");
+}
+
+#[test]
+fn many_answers_are_not_kept_waiting() {
+    let (mut driver, vring) = pair_of(RING_FEATURES, 128);
+    let mut vring = vring.calling_within(LONG);
+    round(&mut driver, &mut vring, MOST_UNCALLED - 1);
+    assert!(!driver.take_call());
+    round(&mut driver, &mut vring, 1);
     assert!(driver.take_call());
 }
 

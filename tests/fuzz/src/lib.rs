@@ -35,6 +35,7 @@ pub fn queue(memory: &Arc<Memory>, features: u64, base: u16) -> Option<Queue> {
         err: None,
         memory: Arc::clone(memory),
         inflight: None,
+        inherited: false,
     };
     Queue::new(&setup).ok()
 }

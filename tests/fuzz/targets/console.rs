@@ -33,6 +33,7 @@ fuzz_target!(|data: &[u8]| {
             err: None,
             memory: Arc::clone(&memory),
             inflight: None,
+            inherited: false,
         };
         let _ = device.start_queue(setup);
     }

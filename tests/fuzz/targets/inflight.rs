@@ -28,6 +28,7 @@ fuzz_target!(|data: &[u8]| {
         err: None,
         memory,
         inflight: region.queue(0),
+        inherited: false,
     };
     let Ok(mut queue) = Queue::new(&setup) else { return };
     let mut chain = Chain::new();

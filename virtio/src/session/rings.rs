@@ -28,6 +28,8 @@ pub(super) struct RingState {
     pub(super) err: Option<OwnedFd>,
     pub(super) enabled: bool,
     pub(super) running: bool,
+    /// It has run in this session.
+    pub(super) begun: bool,
 }
 
 /// The doorbell.
@@ -94,6 +96,7 @@ impl RingState {
             err: copy(self.err.as_ref())?,
             memory: Arc::clone(memory),
             inflight,
+            inherited: !self.begun,
         }))
     }
 }

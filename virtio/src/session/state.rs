@@ -323,7 +323,7 @@ impl<'a> Session<'a> {
             Err(error) => Err(error.into()),
         };
         match started {
-            Ok(()) => ring.running = true,
+            Ok(()) => (ring.running, ring.begun) = (true, true),
             // A frontend that does not ask for acknowledgements hears of it here.
             Err(_) => ring.err.iter().for_each(signal),
         }

@@ -83,6 +83,7 @@ impl Ring<'_> {
             err: None,
             memory: Arc::clone(memory),
             inflight: region.and_then(|region| region.queue(index)),
+            inherited: true,
         })?;
         let mut chain = Chain::new();
         // No more than the ring holds: a guest that goes on asking is answered at the next look.

@@ -70,6 +70,7 @@ impl QueueRegs {
             err: None,
             memory: Arc::clone(memory),
             inflight: None,
+            inherited: false,
         })?;
         // A vhost-user backend starts a ring at its first kick, and buffers may be waiting already.
         let _ = kick.write(1);
