@@ -64,10 +64,15 @@ pub struct DiskEntry {
     /// Processors for the queues' threads, one each: `3`, `"2,5"` or `"2-5"`; default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<NumberOrText>,
-    /// Longest time a queue is polled before its thread sleeps, 0 (never) to 1000 microseconds; default 50.
+    /// Longest time a queue is polled before its thread sleeps, 0 (never) to 5000 microseconds; default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 5000))]
+    pub poll_us: Option<i64>,
+    /// Longest time the guest is not interrupted for an answer it can see already, while the queue is polled, 0 (not at
+    /// all, the default) to 1000 microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
-    pub poll_us: Option<i64>,
+    pub coalesce_us: Option<i64>,
     /// Queues, 1 to 64; default: one per vCPU up to 8 for an image, all the backend has for a socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]

@@ -34,8 +34,10 @@ pub struct Serving {
     pub bytes_burst: Option<u64>,
     /// The processor of each queue's thread, in order; at most 64.
     pub cpus: Vec<u16>,
-    /// Longest time in microseconds that a queue is polled before its thread sleeps, up to 1000.
+    /// Longest time in microseconds that a queue is polled before its thread sleeps, up to 5000.
     pub poll_us: Option<u16>,
+    /// Longest time in microseconds that a call is put off while the queue is polled, up to 1000.
+    pub coalesce_us: Option<u16>,
 }
 
 macro_rules! words {
@@ -129,7 +131,8 @@ impl Serving {
             bytes_per_second: bytes("bytes_per_second", &entry.bytes_per_second)?,
             bytes_burst: bytes("bytes_burst", &entry.bytes_burst)?,
             cpus: entry.cpus.as_ref().map(cpus).transpose()?.unwrap_or_default(),
-            poll_us: entry.poll_us.map(poll).transpose()?,
+            poll_us: micros("poll_us", entry.poll_us, "never poll", 5000)?,
+            coalesce_us: micros("coalesce_us", entry.coalesce_us, "call at once", 1000)?,
         };
         let alone = |burst: &str, rate: &str| ConfigError::Conflict {
             path: String::new(),
@@ -157,10 +160,11 @@ impl Serving {
         let cpus: Vec<String> = self.cpus.iter().map(u16::to_string).collect();
         entry.cpus = (!cpus.is_empty()).then(|| NumberOrText::Text(cpus.join(",")));
         entry.poll_us = self.poll_us.map(i64::from);
+        entry.coalesce_us = self.coalesce_us.map(i64::from);
     }
 
     /// The keys of an entry that are about an own vhost-blk, and whether each is given.
-    pub(crate) fn keys(entry: &DiskEntry) -> [(&'static str, bool); 9] {
+    pub(crate) fn keys(entry: &DiskEntry) -> [(&'static str, bool); 10] {
         [
             ("cache", entry.cache.is_some()),
             ("engine", entry.engine.is_some()),
@@ -171,15 +175,20 @@ impl Serving {
             ("bytes_burst", entry.bytes_burst.is_some()),
             ("cpus", entry.cpus.is_some()),
             ("poll_us", entry.poll_us.is_some()),
+            ("coalesce_us", entry.coalesce_us.is_some()),
         ]
     }
 }
 
-fn poll(value: i64) -> Result<u16, ConfigError> {
-    match u16::try_from(value) {
-        Ok(time @ 0..=1000) => Ok(time),
-        _ => Err(ConfigError::value("poll_us", value, "must be 0 (never poll) to 1000 microseconds")),
-    }
+fn micros(key: &str, value: Option<i64>, none: &str, most: u16) -> Result<Option<u16>, ConfigError> {
+    value
+        .map(|value| {
+            let time = u16::try_from(value).ok().filter(|time| *time <= most);
+            time.ok_or_else(|| {
+                ConfigError::value(key, value, format!("must be 0 ({none}) to {most} microseconds"))
+            })
+        })
+        .transpose()
 }
 
 /// `3`, `2,5` or `2-5`, as taskset(1) has it.

@@ -12,7 +12,7 @@ fn serving(keys: &str) -> Result<Serving, ConfigError> {
 #[test]
 fn all_keys_are_read_and_survive_being_written() {
     let keys = "cache = \"none\"\nengine = \"io_uring\"\non_error = \"stop\"\niops = 500\niops_burst = 50\n\
-        bytes_per_second = \"20M\"\nbytes_burst = 1\ncpus = \"2,4-5\"\npoll_us = 0";
+        bytes_per_second = \"20M\"\nbytes_burst = 1\ncpus = \"2,4-5\"\npoll_us = 0\ncoalesce_us = 100";
     let wanted = Serving {
         cache: Some(Cache::None),
         engine: Some(Engine::IoUring),
@@ -23,6 +23,7 @@ fn all_keys_are_read_and_survive_being_written() {
         bytes_burst: Some(1 << 20),
         cpus: vec![2, 4, 5],
         poll_us: Some(0),
+        coalesce_us: Some(100),
     };
     assert_eq!(serving(keys).unwrap(), wanted);
     let text = format!("kernel = \"/k\"\n[[disk]]\npath = \"/img\"\n{keys}");
@@ -57,7 +58,9 @@ fn what_is_refused_says_key_value_and_what_is_allowed() {
         ("cpus = \"5-2\"", r#"disk[0].cpus = "5-2": must be processors"#),
         ("cpus = \"0-64\"", r#"disk[0].cpus = "0-64": must be processors"#),
         ("cpus = 1024", "disk[0].cpus = 1024: must be processors"),
-        ("poll_us = 1001", "disk[0].poll_us = 1001: must be 0 (never poll) to 1000 microseconds"),
+        ("poll_us = 5001", "disk[0].poll_us = 5001: must be 0 (never poll) to 5000 microseconds"),
+        ("coalesce_us = 1001", "disk[0].coalesce_us = 1001: must be 0 (call at once) to 1000 microseconds"),
+        ("coalesce_us = -1", "disk[0].coalesce_us = -1: must be 0 (call at once) to 1000 microseconds"),
     ] {
         let said = serving(keys).expect_err(keys).to_string();
         assert!(said.starts_with(expected), "{keys}: {said}");

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use strata_virtio::device::{Device, Identity, QueueSetup, QueueState, StartError};
 use strata_virtio::poller::PollLimit;
@@ -25,6 +26,8 @@ pub const QUEUE_SIZE: u16 = 1024;
 pub struct Tuning {
     /// How long a queue is polled before its thread sleeps.
     pub poll: PollLimit,
+    /// How long a call may be put off after the first answer it is for ([`Vring::calling_within`]).
+    pub coalesce: Duration,
     /// The processor of each queue's thread, in order; a queue without one roams.
     pub cpus: Vec<usize>,
 }
@@ -125,6 +128,7 @@ impl Device for Block {
         let tally = self.disk.tallies.get(usize::from(index)).cloned().unwrap_or_default();
         let stats = Arc::clone(&tally.thread);
         let vring = Vring::new(setup)?.counting_in(Arc::clone(&tally.ring));
+        let vring = vring.calling_within(self.tuning.coalesce);
         let server = Server::new(Arc::clone(&self.disk), vring, tally).map_err(refused)?;
         let options = Options {
             name: format!("queue{index}"),

@@ -101,8 +101,13 @@ pub(crate) struct Options {
     pub(crate) cpus: Vec<usize>,
 
     /// Longest time a queue is polled before its thread sleeps, in microseconds; 0 never polls
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=5000))]
     pub(crate) poll: u64,
+
+    /// Longest time a call is put off after the first answer it is for, in microseconds, while the queue is polled; 0
+    /// calls at once
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    pub(crate) coalesce: u64,
 
     /// Who makes the sandbox's namespaces: own, this process; given, the service manager that started it has
     #[arg(long, value_name = "own|given", default_value = "own", conflicts_with = "no_sandbox")]
@@ -220,6 +225,10 @@ impl Options {
 
     /// How queues are served.
     pub(crate) fn tuning(&self) -> Tuning {
-        Tuning { poll: PollLimit(Duration::from_micros(self.poll)), cpus: self.cpus.clone() }
+        Tuning {
+            poll: PollLimit(Duration::from_micros(self.poll)),
+            coalesce: Duration::from_micros(self.coalesce),
+            cpus: self.cpus.clone(),
+        }
     }
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use support::*;
 
-const ENGINES: [&[&str]; 4] = [
+const ENGINES: [&[&str]; 5] = [
     &["--engine", "io_uring", "--cache", "auto"],
     &["--engine", "io_uring", "--cache", "writeback"],
     &["--engine", "sync", "--cache", "writeback"],
     &["--engine", "sync", "--cache", "unsafe"],
+    // With calls put off: each still comes.
+    &["--coalesce", "1000", "--poll", "5000"],
 ];
 
 #[test]

@@ -86,7 +86,7 @@ pub(crate) struct Options {
     pub(crate) cpus: Vec<usize>,
 
     /// Longest time a pair looks for work before its thread sleeps, in microseconds; 0 never looks
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=5000))]
     pub(crate) poll: u64,
 
     /// One system call per frame even where io_uring could be used

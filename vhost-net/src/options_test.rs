@@ -32,7 +32,7 @@ fn lines_that_are_wrong() {
         "--fd 3 --tap tap0 --num-queues 65",
         "--fd 3 --tap-fd 4 --num-queues 2",
         "--fd 3 --tap-fd 4 --create-tap",
-        "--fd 3 --tap tap0 --poll 1001",
+        "--fd 3 --tap tap0 --poll 5001",
     ] {
         let code = parse(line).map(drop).map_err(|error| error.exit_code());
         assert_eq!(code, Err(2), "{line}");

@@ -25,6 +25,7 @@ pub(crate) fn words(machine: &Machine, disk: &Disk) -> Option<Vec<String>> {
     let cpus: Vec<String> = serving.cpus.iter().map(u16::to_string).collect();
     pair("--cpus", (!cpus.is_empty()).then(|| cpus.join(",")));
     pair("--poll", serving.poll_us.map(|time| time.to_string()));
+    pair("--coalesce", serving.coalesce_us.map(|time| time.to_string()));
     if *readonly {
         words.push("--read-only".to_owned());
     }
@@ -54,9 +55,9 @@ mod tests {
     fn every_key_has_its_flag() {
         let keys = "path = \"/img\"\nqueues = 1\nformat = \"raw\"\nreadonly = true\nserial = \"-x y\"\ncache = \"none\"\n\
             engine = \"sync\"\non_error = \"stop\"\niops = 9\niops_burst = 3\nbytes_per_second = \"1M\"\n\
-            bytes_burst = \"4K\"\ncpus = \"1-2\"\npoll_us = 20";
+            bytes_burst = \"4K\"\ncpus = \"1-2\"\npoll_us = 20\ncoalesce_us = 30";
         let expected = "--blk-file /img --num-queues 1 --format raw --cache none --engine sync --on-error stop --iops 9 \
-            --iops-burst 3 --bytes-per-second 1048576 --bytes-burst 4096 --cpus 1,2 --poll 20 --read-only --serial=-x y";
+            --iops-burst 3 --bytes-per-second 1048576 --bytes-burst 4096 --cpus 1,2 --poll 20 --coalesce 30 --read-only --serial=-x y";
         assert_eq!(of(keys).unwrap().join(" "), expected);
     }
 }

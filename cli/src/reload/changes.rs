@@ -31,7 +31,7 @@ const LISTS: &[List] = &[
         template: "vhost-blk",
         live: &["iops", "iops_burst", "bytes_per_second", "bytes_burst"],
         // Not `cache`: the guest was told of the image's block size and of a cache to flush.
-        backend: &["engine", "on_error", "cpus", "poll_us"],
+        backend: &["engine", "on_error", "cpus", "poll_us", "coalesce_us"],
     },
     List {
         key: "net",

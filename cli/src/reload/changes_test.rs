@@ -30,11 +30,11 @@ fn limits_and_resources_wait_for_nobody() {
 #[test]
 fn what_a_backend_is_started_with_waits_for_the_backend() {
     let edits = [
-        ("iops = 9", "poll_us = 0\nengine = 'sync'"),
+        ("iops = 9", "poll_us = 0\ncoalesce_us = 9\nengine = 'sync'"),
         ("tap = 't'", "tap = 't'\nguard_mac = true\nip = '10.0.0.2'"),
     ];
     let expected = [
-        ("vhost-blk@web-disk0", vec!["disk0.engine", "disk0.poll_us"]),
+        ("vhost-blk@web-disk0", vec!["disk0.coalesce_us", "disk0.engine", "disk0.poll_us"]),
         ("vhost-net@web-net0", vec!["net0.guard_mac", "net0.ip"]),
     ];
     let expected = expected

@@ -52,7 +52,7 @@ impl Service for Server {
 
     #[inline]
     fn has_work(&mut self) -> bool {
-        self.has_answers() || (self.vring.queue().has_work() && self.may_take())
+        self.has_answers() || (self.vring.queue().has_work() && self.may_take()) || self.vring.call_is_due()
     }
 
     fn suppress_kicks(&mut self) {
@@ -60,6 +60,8 @@ impl Service for Server {
     }
 
     fn prepare_sleep(&mut self) -> bool {
+        // A sleep is no measure for microseconds: what was put off is not slept over.
+        self.vring.call_now();
         // A queue that may not take requests need not hear of them.
         let new = self.may_take() && self.vring.queue_mut().arm_kicks();
         new || self.has_answers()
@@ -113,5 +115,6 @@ impl Service for Server {
             }
         }
         self.flush();
+        self.vring.call_now();
     }
 }
