@@ -294,6 +294,22 @@ fn rings_begun_while_nobody_is_there_lose_nothing_afterwards() {
     scene.finish();
 }
 
+/// It may have died between showing an answer and calling for it, so a guest that sleeps is called when there is one again.
+#[test]
+fn a_call_that_died_with_its_backend_comes_when_there_is_one_again() {
+    let mut scene = Scene::new();
+    scene.work(3);
+    while !scene.load.posted.is_empty() {
+        scene.load.take();
+    }
+    scene.kill();
+    while scene.load.queue.take_call() {}
+    scene.backend = spawn(&scene.listener);
+    eventually("call", || scene.load.queue.take_call());
+    scene.work(10);
+    scene.finish();
+}
+
 /// A device that is to go while its backend is dead: what was in flight and what was not yet taken is answered with an
 /// error, each request once.
 #[test]
