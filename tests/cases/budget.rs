@@ -68,7 +68,10 @@ type Budget = (&'static str, f64, &'static str);
 const EVENT: &[Budget] =
     &[("read, depth 1", 1.1, "a doorbell"), ("read, depth 32", 0.06, "a doorbell for what came together")];
 
-const POLLING: &[Budget] = &[("read, depth 1", 1.1, "a doorbell where there is no processor to look with")];
+const POLLING: &[Budget] = &[
+    ("read, depth 1", 1.1, "a doorbell where there is no processor to look with"),
+    ("read, depth 32", 0.06, "the same for what came together"),
+];
 
 const POLL_QUEUES: &[Budget] = &[
     ("read, depth 1", 1.1, "a doorbell where there is no processor to look with"),

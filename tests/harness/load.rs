@@ -150,6 +150,16 @@ impl Loaded {
         Measured::said(load, unit, &said, self.count.so_far()?.since(&before))
     }
 
+    /// Waits until the guest has been up for 20 seconds: until then it looks for routers and for others with its address,
+    /// and each packet is a doorbell. That is traffic and not idleness.
+    ///
+    /// # Errors
+    /// If it does not say so.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        self.tell("until [ $(cut -d. -f1 /proc/uptime) -ge 20 ]; do sleep 1; done; say settled")?;
+        self.vm.guest("settled").map(drop)
+    }
+
     /// Counts while the guest does nothing for `time`.
     ///
     /// # Errors

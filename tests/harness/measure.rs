@@ -60,8 +60,8 @@ pub enum Setting {
     Event,
     /// As a machine is by default.
     Default,
-    /// The backend looks, and the guest looks before it halts: its haltpoll driver and governor, on the kernel that has
-    /// both.
+    /// The backend looks and puts its calls off, and the guest looks before it halts: its haltpoll driver and governor, on
+    /// the kernel that has both.
     Polling,
     /// The backend looks, and the guest reads through a queue without interrupts (`virtio_blk.poll_queues`).
     PollQueues,
@@ -95,7 +95,10 @@ pub struct Amount {
 
 /// How long a guest of [`Setting::Polling`] looks at most. By default a fifth of a millisecond, which the rig, where all
 /// takes tens of times longer, needs for a read alone.
-const LOOKS: &str = "haltpoll.guest_halt_poll_ns=2000000";
+const LOOKS: &str = "haltpoll.guest_halt_poll_ns=5000000";
+/// Its backend: it looks for longer than a burst of 32 takes in the rig, and gives the guest time to change to its idle
+/// task, so that it is looking when the call comes.
+const POLLS: &str = ",poll_us=5000,coalesce_us=100";
 
 /// Boots a guest in that setting and runs loads of that amount.
 ///
@@ -112,7 +115,7 @@ pub fn loads(context: &Context, setting: Setting, amount: Amount) -> anyhow::Res
         Setting::Event => machine.disk(&disk, ",poll_us=0"),
         Setting::Default => machine.disk(&disk, ""),
         Setting::Polling => {
-            let machine = machine.disk(&disk, ",poll_us=1000").append(LOOKS);
+            let machine = machine.disk(&disk, POLLS).append(LOOKS);
             machine.halting("poll")?
         }
         // The driver makes at most one queue for each possible processor, and keeps one for interrupts.
@@ -150,6 +153,7 @@ pub fn loads(context: &Context, setting: Setting, amount: Amount) -> anyhow::Res
         }
     }
     if !amount.idle.is_zero() {
+        guest.settle()?;
         measured.push(guest.idle(amount.idle)?);
     }
     guest.finish()?;
