@@ -51,8 +51,8 @@ pub trait Service: Send + 'static {
     /// No kicks are wanted for now ([`crate::queue::Queue::suppress_kicks`] of every queue).
     fn suppress_kicks(&mut self);
 
-    /// Makes the calls it has put off, asks for kicks on every queue it wants to be woken for, then looks at the rings again: true if there is
-    /// work, and the worker will not sleep ([`crate::queue::Queue::arm_kicks`]).
+    /// Makes the calls it has put off, asks for kicks on every queue it wants to be woken for, then looks at the rings
+    /// again: true if there is work, and the worker will not sleep ([`crate::queue::Queue::arm_kicks`]).
     fn prepare_sleep(&mut self) -> bool;
 
     /// What ends a sleep: the queues' kicks and descriptors of the service's own (io_uring, tap). Asked once,
