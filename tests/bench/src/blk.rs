@@ -3,7 +3,6 @@
 //! Without `--image` it measures the two kinds of backing there are: data that is in memory anyway (a file on tmpfs,
 //! through the page cache), and a device (a file below `target/`, direct I/O).
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use nix::unistd::Pid;
 use crate::backend::{Program, Use};
 use crate::blk_driver::Driver;
 use crate::frontend::Client;
-use crate::report;
+use crate::report::{self, Figure, Runs};
 use crate::ring::Notify;
 
 /// `strata-bench blk`
@@ -103,6 +102,15 @@ pub(crate) struct Run {
     pub(crate) p99: f64,
 }
 
+const FIGURES: &[Figure<Run>] = &[
+    Figure::new("IOPS", 12, 0, "iops", |run: &Run| run.iops).compared("IOPS"),
+    Figure::new("CPU s/M", 9, 2, "cpu_seconds_per_million", |run: &Run| run.cpu).compared("CPU per I/O"),
+    Figure::new("p50 us", 8, 1, "p50_us", |run: &Run| run.p50),
+    Figure::new("p99 us", 8, 1, "p99_us", |run: &Run| run.p99),
+    Figure::new("kicks/IO", 9, 4, "kicks_per_io", |run: &Run| run.kicks),
+    Figure::new("calls/IO", 9, 4, "calls_per_io", |run: &Run| run.calls),
+];
+
 /// A place for the image, and how it is used.
 struct Backing {
     name: String,
@@ -171,7 +179,7 @@ fn compare(
     programs: &[&Program],
     (mode, load, depth): (Mode, Load, u16),
 ) -> anyhow::Result<()> {
-    let mut runs: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
+    let mut runs = Runs::new();
     for _ in 0..options.rounds {
         for (index, program) in programs.iter().enumerate() {
             runs.entry(index).or_default().push(measure(options, backing, program, mode, load, depth)?);
@@ -180,9 +188,9 @@ fn compare(
     let names = programs.iter().map(|program| program.name()).collect::<Vec<_>>();
     let title = format!("{}, {load:?}, depth {depth}, {mode:?}", backing.name).to_lowercase();
     if options.json {
-        report::json(&title, &names, &runs);
+        report::json(&title, &names, FIGURES, &runs);
     } else {
-        report::table(&title, &names, &runs);
+        report::table(&title, &names, FIGURES, &runs);
     }
     Ok(())
 }

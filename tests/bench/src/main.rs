@@ -9,7 +9,7 @@ mod frontend;
 mod net;
 mod net_backend;
 mod net_driver;
-mod net_report;
+mod net_frames;
 mod report;
 mod ring;
 mod stats;

@@ -1,7 +1,6 @@
 //! The network benchmark: frames of one size, one way, as fast as they go; or one request after the other.
 //! Backends are measured in turns, so that what disturbs the machine disturbs all of them.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,8 @@ use strata_vhost_net::host::{Namespace, Wire};
 
 use crate::net_backend::{Program, Running, TAP};
 use crate::net_driver::{Driver, HEADER};
-use crate::net_report;
+use crate::net_frames::{GUEST, HOST, echo_request, plain, segment};
+use crate::report::{self, Figure, Runs};
 use crate::stats::Histogram;
 
 /// `strata-bench net`
@@ -99,75 +99,32 @@ pub(crate) enum Mode {
 
 /// One run of one backend.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Run {
+struct Run {
     /// A second.
-    pub(crate) frames: f64,
-    pub(crate) gbits: f64,
+    frames: f64,
+    gbits: f64,
     /// The backend's seconds for a million frames.
-    pub(crate) cpu: f64,
+    cpu: f64,
     /// A frame.
-    pub(crate) kicks: f64,
+    kicks: f64,
     /// A frame.
-    pub(crate) calls: f64,
+    calls: f64,
     /// In microseconds; 0 where frames go one way only.
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
+    p50: f64,
+    p99: f64,
 }
 
-const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-const HOST: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
-
-fn ethernet(to: [u8; 6], from: [u8; 6], kind: [u8; 2]) -> Vec<u8> {
-    [&to[..], &from, &kind].concat()
-}
-
-/// A frame nobody understands: the host drops it as early as it can.
-fn plain(len: usize) -> ([u8; HEADER], Vec<u8>) {
-    let mut frame = ethernet(HOST, GUEST, [0x88, 0xb5]);
-    frame.resize(len, 0x5a);
-    ([0; HEADER], frame)
-}
-
-fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], payload: usize) -> Vec<u8> {
-    let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0];
-    ip.extend(from);
-    ip.extend(to);
-    ip.splice(2..4, ((20 + payload) as u16).to_be_bytes());
-    let sum = checksum(&ip);
-    ip.splice(10..12, sum.to_be_bytes());
-    ip
-}
-
-fn checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes.chunks(2).map(|w| w.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))).sum();
-    let sum = (sum >> 16) + (sum & 0xffff);
-    !((sum + (sum >> 16)) as u16)
-}
-
-/// A TCP segment of 64 KiB to be cut, to an address that is not the host's.
-fn segment() -> ([u8; HEADER], Vec<u8>) {
-    const PAYLOAD: usize = 65_160;
-    let mut frame = ethernet(HOST, GUEST, [0x08, 0x00]);
-    frame.extend(ipv4(6, [198, 51, 100, 1], [198, 51, 100, 2], 20 + PAYLOAD));
-    frame.extend([0x12, 0x34, 0x56, 0x78, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
-    frame.resize(frame.len() + PAYLOAD, 0x5a);
-    let mut header = [0; HEADER];
-    // NEEDS_CSUM, TCPv4, headers of 54 bytes, pieces of 1448, checksum at 34 + 16.
-    for (to, from) in header.iter_mut().zip([1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0]) {
-        *to = from;
-    }
-    (header, frame)
-}
-
-fn echo_request() -> Vec<u8> {
-    let mut frame = ethernet(HOST, GUEST, [0x08, 0x00]);
-    frame.extend(ipv4(1, [192, 0, 2, 2], [192, 0, 2, 1], 16));
-    let mut icmp = vec![8, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
-    let sum = checksum(&icmp);
-    icmp.splice(2..4, sum.to_be_bytes());
-    frame.extend(icmp);
-    frame
-}
+const FIGURES: &[Figure<Run>] = &[
+    Figure::new("kpps", 10, 1, "frames_per_second", |run: &Run| run.frames)
+        .in_units_of(1e3)
+        .compared("frames"),
+    Figure::new("Gbit/s", 8, 2, "gbits", |run: &Run| run.gbits),
+    Figure::new("CPU s/M", 8, 2, "cpu_seconds_per_million", |run: &Run| run.cpu).compared("CPU per frame"),
+    Figure::new("kicks/f", 9, 5, "kicks_per_frame", |run: &Run| run.kicks),
+    Figure::new("calls/f", 9, 5, "calls_per_frame", |run: &Run| run.calls),
+    Figure::new("p50 us", 8, 1, "p50_us", |run: &Run| run.p50).compared("p50"),
+    Figure::new("p99 us", 8, 1, "p99_us", |run: &Run| run.p99),
+];
 
 /// Measures everything asked for.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -175,7 +132,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     programs.extend(&options.against);
     for mode in &options.mode {
         for load in &options.load {
-            let mut runs: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
+            let mut runs = Runs::new();
             for _ in 0..options.rounds {
                 for (index, program) in programs.iter().enumerate() {
                     let run = measure(options, program, *mode, *load)
@@ -186,9 +143,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             let title = format!("{load:?}, driver in {mode:?} mode");
             let names: Vec<&str> = programs.iter().map(|program| program.name()).collect();
             if options.json {
-                net_report::json(&title, &names, &runs);
+                report::json(&title, &names, FIGURES, &runs);
             } else {
-                net_report::table(&title, &names, &runs);
+                report::table(&title, &names, FIGURES, &runs);
             }
         }
     }

@@ -1,61 +1,103 @@
-//! Tables for people, JSON lines for programs. Ratios are those of the first backend to each other one.
+//! What a bench found: tables for people, JSON lines for programs. Called by each bench, which says what figures a run
+//! of its has. Ratios are those of the first backend to each other one.
 
 use std::collections::BTreeMap;
 
-use crate::blk::Run;
 use crate::stats::{median, ratio};
 
-type Runs = BTreeMap<usize, Vec<Run>>;
+/// The runs of each backend, by its place among the names.
+pub(crate) type Runs<R> = BTreeMap<usize, Vec<R>>;
 
-/// One line per backend, then one per comparison.
-pub(crate) fn table(title: &str, names: &[&str], runs: &Runs) {
+/// Something a run has measured.
+pub(crate) struct Figure<R> {
+    head: &'static str,
+    width: usize,
+    key: &'static str,
+    digits: usize,
+    unit: f64,
+    compared: Option<&'static str>,
+    of: fn(&R) -> f64,
+}
+
+impl<R> Figure<R> {
+    /// A column of that head and width with so many digits behind the point, or a key in JSON. A figure that is 0 was not
+    /// measured.
+    pub(crate) const fn new(
+        head: &'static str,
+        width: usize,
+        digits: usize,
+        key: &'static str,
+        of: fn(&R) -> f64,
+    ) -> Self {
+        Self { head, width, key, digits, unit: 1.0, compared: None, of }
+    }
+
+    /// The table tells it in this unit.
+    pub(crate) const fn in_units_of(mut self, unit: f64) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// Backends are compared in it, and this is what it is called then.
+    pub(crate) const fn compared(mut self, called: &'static str) -> Self {
+        self.compared = Some(called);
+        self
+    }
+}
+
+/// One line per backend, then one per comparison. The spread is that of the first figure.
+pub(crate) fn table<R>(title: &str, names: &[&str], figures: &[Figure<R>], runs: &Runs<R>) {
     println!("{title}");
-    println!(
-        "  {:10} {:>12} {:>7} {:>9} {:>8} {:>8} {:>9} {:>9}",
-        "", "IOPS", "spread", "CPU s/M", "p50 us", "p99 us", "kicks/IO", "calls/IO"
-    );
+    print!("  {:10}", "");
+    for (place, Figure { head, width, .. }) in figures.iter().enumerate() {
+        print!(" {head:>width$}");
+        if place == 0 {
+            print!(" {:>7}", "spread");
+        }
+    }
+    println!();
     for (index, name) in names.iter().enumerate() {
         let Some(runs) = runs.get(&index) else { continue };
-        let (iops, spread) = median(&field(runs, |run| run.iops));
-        println!(
-            "  {name:10} {iops:>12.0} {:>6.0}% {:>9.2} {:>8.1} {:>8.1} {:>9.4} {:>9.4}",
-            spread * 100.0,
-            median(&field(runs, |run| run.cpu)).0,
-            median(&field(runs, |run| run.p50)).0,
-            median(&field(runs, |run| run.p99)).0,
-            median(&field(runs, |run| run.kicks)).0,
-            median(&field(runs, |run| run.calls)).0,
-        );
+        print!("  {name:10}");
+        for (place, Figure { width, digits, unit, of, .. }) in figures.iter().enumerate() {
+            let (value, spread) = median(&runs.iter().map(of).collect::<Vec<_>>());
+            print!(" {:>width$.digits$}", value / unit);
+            if place == 0 {
+                print!(" {:>6.0}%", spread * 100.0);
+            }
+        }
+        println!();
     }
     for (index, name) in names.iter().enumerate().skip(1) {
         let (Some(ours), Some(theirs)) = (runs.get(&0), runs.get(&index)) else { continue };
-        let (iops, iops_spread) = ratio(ours, theirs, |run| run.iops);
-        let (cpu, cpu_spread) = ratio(ours, theirs, |run| run.cpu);
-        println!(
-            "  vs {name:9} IOPS {iops:.2}x (+-{:.0}%), CPU per I/O {cpu:.2}x (+-{:.0}%)",
-            iops_spread * 50.0,
-            cpu_spread * 50.0
-        );
+        let ratios: Vec<String> = figures
+            .iter()
+            .filter_map(|figure| Some((figure.compared?, figure.of)))
+            .filter(|(_, of)| ours.iter().chain(theirs).all(|run| of(run) > 0.0))
+            .map(|(called, of)| {
+                let (ratio, spread) = ratio(ours, theirs, of);
+                format!("{called} {ratio:.2}x (+-{:.0}%)", spread * 50.0)
+            })
+            .collect();
+        println!("  vs {name:9} {}", ratios.join(", "));
     }
     println!();
 }
 
-/// One object per backend.
-pub(crate) fn json(title: &str, names: &[&str], runs: &Runs) {
+/// One object per backend: the median of each figure, and all values of the first.
+pub(crate) fn json<R>(title: &str, names: &[&str], figures: &[Figure<R>], runs: &Runs<R>) {
     for (index, name) in names.iter().enumerate() {
         let Some(runs) = runs.get(&index) else { continue };
-        let value = |pick: fn(&Run) -> f64| median(&field(runs, pick)).0;
-        let line = serde_json::json!({
-            "load": title, "backend": name,
-            "iops": value(|run| run.iops), "cpu_seconds_per_million": value(|run| run.cpu),
-            "p50_us": value(|run| run.p50), "p99_us": value(|run| run.p99),
-            "kicks_per_io": value(|run| run.kicks), "calls_per_io": value(|run| run.calls),
-            "runs": field(runs, |run| run.iops),
-        });
-        println!("{line}");
+        let mut line = serde_json::Map::new();
+        line.insert("load".to_owned(), title.into());
+        line.insert("backend".to_owned(), (*name).into());
+        for (place, figure) in figures.iter().enumerate() {
+            let values: Vec<f64> = runs.iter().map(figure.of).collect();
+            line.insert(figure.key.to_owned(), median(&values).0.into());
+            if place == 0 {
+                line.insert("runs".to_owned(), values.into());
+            }
+        }
+        println!("{}", serde_json::Value::Object(line));
     }
-}
-
-fn field(runs: &[Run], pick: impl Fn(&Run) -> f64) -> Vec<f64> {
-    runs.iter().map(pick).collect()
 }

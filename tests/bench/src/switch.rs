@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use strata_vhost_net::host::Namespace;
 
 use crate::net_driver::{Driver, HEADER};
-use crate::stats::{median, ratio};
+use crate::report::{self, Figure, Runs};
 
 /// `strata-bench switch`
 #[derive(Debug, Args)]
@@ -61,6 +61,8 @@ pub(crate) enum Mode {
 
 const SENDER: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const RECEIVER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
+/// Our switch, and taps on a kernel bridge.
+const NAMES: &[&str] = &["switch", "bridge"];
 const WARM: Duration = Duration::from_millis(200);
 
 /// One run of one way.
@@ -72,39 +74,31 @@ struct Run {
     calls: f64,
 }
 
+const FIGURES: &[Figure<Run>] = &[
+    Figure::new("kpps", 10, 1, "frames_per_second", |run: &Run| run.frames)
+        .in_units_of(1e3)
+        .compared("frames"),
+    Figure::new("CPU s/M", 8, 2, "cpu_seconds_per_million", |run: &Run| run.cpu).compared("CPU per frame"),
+    Figure::new("kicks/f", 9, 5, "kicks_per_frame", |run: &Run| run.kicks),
+    Figure::new("calls/f", 9, 5, "calls_per_frame", |run: &Run| run.calls),
+];
+
 /// Measures everything asked for.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     for mode in &options.mode {
         for size in &options.size {
-            let (mut switch, mut bridge) = (Vec::new(), Vec::new());
+            let mut runs = Runs::new();
             for _ in 0..options.rounds {
-                switch.push(measure(options, *mode, *size, true).context("the switch")?);
-                bridge.push(measure(options, *mode, *size, false).context("taps on a bridge")?);
+                for (index, name) in NAMES.iter().enumerate() {
+                    runs.entry(index)
+                        .or_default()
+                        .push(measure(options, *mode, *size, index == 0).context(*name)?);
+                }
             }
-            print(*mode, *size, &switch, &bridge);
+            report::table(&format!("{size} bytes, drivers in {mode:?} mode"), NAMES, FIGURES, &runs);
         }
     }
     Ok(())
-}
-
-fn print(mode: Mode, size: usize, switch: &[Run], bridge: &[Run]) {
-    println!("{size} bytes, drivers in {mode:?} mode");
-    println!("  {:8} {:>10} {:>7} {:>8} {:>9} {:>9}", "", "kpps", "spread", "CPU s/M", "kicks/f", "calls/f");
-    for (name, runs) in [("switch", switch), ("bridge", bridge)] {
-        let of = |pick: fn(&Run) -> f64| median(&runs.iter().map(pick).collect::<Vec<_>>());
-        let (frames, spread) = of(|run| run.frames);
-        println!(
-            "  {name:8} {:>10.1} {:>6.0}% {:>8.2} {:>9.5} {:>9.5}",
-            frames / 1e3,
-            spread * 100.0,
-            of(|run| run.cpu).0,
-            of(|run| run.kicks).0,
-            of(|run| run.calls).0
-        );
-    }
-    let (frames, spread) = ratio(switch, bridge, |run| run.frames);
-    let (cpu, _) = ratio(switch, bridge, |run| run.cpu);
-    println!("  switch to bridge: frames {frames:.2}x (+-{:.0}%), CPU per frame {cpu:.2}x\n", spread * 50.0);
 }
 
 /// Backends that are ended when dropped.
