@@ -92,14 +92,14 @@ pub(crate) enum Mode {
 
 /// One run of one backend.
 #[derive(Debug, Clone)]
-pub(crate) struct Run {
-    pub(crate) iops: f64,
+struct Run {
+    iops: f64,
     /// Backend's processor seconds per million requests.
-    pub(crate) cpu: f64,
-    pub(crate) kicks: f64,
-    pub(crate) calls: f64,
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
+    cpu: f64,
+    kicks: f64,
+    calls: f64,
+    p50: f64,
+    p99: f64,
 }
 
 const FIGURES: &[Figure<Run>] = &[
@@ -187,11 +187,7 @@ fn compare(
     }
     let names = programs.iter().map(|program| program.name()).collect::<Vec<_>>();
     let title = format!("{}, {load:?}, depth {depth}, {mode:?}", backing.name).to_lowercase();
-    if options.json {
-        report::json(&title, &names, FIGURES, &runs);
-    } else {
-        report::table(&title, &names, FIGURES, &runs);
-    }
+    report::print(options.json, &title, &names, FIGURES, &runs);
     Ok(())
 }
 

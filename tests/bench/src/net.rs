@@ -142,11 +142,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             }
             let title = format!("{load:?}, driver in {mode:?} mode");
             let names: Vec<&str> = programs.iter().map(|program| program.name()).collect();
-            if options.json {
-                report::json(&title, &names, FIGURES, &runs);
-            } else {
-                report::table(&title, &names, FIGURES, &runs);
-            }
+            report::print(options.json, &title, &names, FIGURES, &runs);
         }
     }
     Ok(())

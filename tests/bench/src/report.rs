@@ -45,6 +45,15 @@ impl<R> Figure<R> {
     }
 }
 
+/// What was found, for programs or for people.
+pub(crate) fn print<R>(json: bool, title: &str, names: &[&str], figures: &[Figure<R>], runs: &Runs<R>) {
+    if json {
+        lines(title, names, figures, runs);
+    } else {
+        table(title, names, figures, runs);
+    }
+}
+
 /// One line per backend, then one per comparison. The spread is that of the first figure.
 pub(crate) fn table<R>(title: &str, names: &[&str], figures: &[Figure<R>], runs: &Runs<R>) {
     println!("{title}");
@@ -85,7 +94,7 @@ pub(crate) fn table<R>(title: &str, names: &[&str], figures: &[Figure<R>], runs:
 }
 
 /// One object per backend: the median of each figure, and all values of the first.
-pub(crate) fn json<R>(title: &str, names: &[&str], figures: &[Figure<R>], runs: &Runs<R>) {
+fn lines<R>(title: &str, names: &[&str], figures: &[Figure<R>], runs: &Runs<R>) {
     for (index, name) in names.iter().enumerate() {
         let Some(runs) = runs.get(&index) else { continue };
         let mut line = serde_json::Map::new();

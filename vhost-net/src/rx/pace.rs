@@ -8,10 +8,10 @@
 
 use crate::batch::DEPTH;
 
-/// Frames read at once after which the tap is looked at once more.
-const BURST: usize = 4;
 /// Lone frames in a row after which they are taken for the beginning of more.
 const LONE: u32 = 4;
+/// Frames read at once after which the tap is looked at once more.
+const BURST: usize = 4;
 /// Looks that may give less than that, one after the other, while frames come densely. All of them together take less
 /// than a call does.
 const PATIENCE: u32 = 8;
